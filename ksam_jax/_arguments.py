@@ -1,0 +1,119 @@
+"""Checks of what `update` is given: parameters, batch, loss and its results."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+_UPDATE = "tx.update"
+_LINE = "tx.update(None, opt_state, params, loss_fn=loss_fn, batch=batch)"
+
+
+def present(params: Any, loss_fn: Any, batch: Any) -> None:
+    """Checks that nothing is missing."""
+    given = {"params": params, "loss_fn": loss_fn, "batch": batch}
+    for name, value in given.items():
+        if value is None:
+            raise ValueError(
+                f"{_UPDATE}({name}=None): {name} is missing; write\n    updates, "
+                f"opt_state = {_LINE}"
+            )
+    if not callable(loss_fn):
+        raise TypeError(
+            f"{_UPDATE}(loss_fn={loss_fn!r}): loss_fn must be a function (params, batch) "
+            f"-> losses of shape (N,); got type {type(loss_fn).__name__}."
+        )
+
+
+def differentiable(call: str, params: PyTree) -> None:
+    """Checks that there are parameters, all of them real or complex floating-point."""
+    leaves = jax.tree.leaves_with_path(params)
+    if not leaves:
+        raise ValueError(
+            f"{call}(params={params!r}): params has no leaves; pass the model's parameters."
+        )
+    for path, leaf in leaves:
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+            kind = f"type {type(leaf).__name__}"
+        elif jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        else:
+            kind = f"dtype {leaf.dtype}"
+        raise TypeError(
+            f"{call}(params=...): params must be floating-point arrays, but "
+            f"{_path('params', path)} has {kind}; convert it, or keep it apart from the "
+            f"parameters."
+        )
+
+
+def batch_arrays(batch: PyTree) -> tuple[PyTree, int]:
+    """Returns the batch as JAX arrays and N, the length of their shared leading axis."""
+    leaves = jax.tree.leaves_with_path(batch)
+    shapes = {_path("batch", path): jnp.shape(leaf) for path, leaf in leaves}
+    # A scalar leaf has no leading axis: count it as empty, which is refused as well.
+    sizes = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(sizes) == 1 and 0 not in sizes:
+        return jax.tree.map(jnp.asarray, batch), sizes.pop()
+    found = ", ".join(f"{path}: {shape}" for path, shape in shapes.items())
+    raise ValueError(
+        f"{_UPDATE}(batch=...): every leaf of batch must have the same leading axis of "
+        f"N >= 1 examples; got {found or 'no leaves'}; what isn't per example belongs "
+        f"into a closure of loss_fn."
+    )
+
+
+def gradient_or_none(updates: PyTree, params: PyTree, climbs_on: str) -> PyTree | None:
+    """Returns the gradient the caller already has, or None; checks that it can serve."""
+    if not jax.tree.leaves(updates):
+        return None
+    if climbs_on != "everything()":
+        raise ValueError(
+            f"{_UPDATE}(updates=<gradient>): this method climbs on {climbs_on}, so a "
+            f"gradient over the whole batch can't serve as its ascent gradient; pass None."
+        )
+    if jax.tree.structure(updates) != jax.tree.structure(params):
+        raise ValueError(
+            f"{_UPDATE}(updates=<gradient>): updates must be the gradient of the mean "
+            f"loss at params, with their structure {jax.tree.structure(params)}; got "
+            f"{jax.tree.structure(updates)}; pass None to have it computed."
+        )
+    return updates
+
+
+def losses_and_aux(out: Any, n: int, has_aux: bool) -> tuple[Array, Any]:
+    """Splits what the loss returned into losses of shape `(n,)` and aux."""
+    if has_aux:
+        if not isinstance(out, tuple) or len(out) != 2:
+            raise TypeError(
+                f"{_UPDATE}(has_aux=True): loss_fn must return (losses, aux); got "
+                f"{type(out).__name__}; return a pair, or leave has_aux out."
+            )
+        losses, aux = out
+    else:
+        losses, aux = out, None
+    return one_loss_per_example(losses, n), aux
+
+
+def one_loss_per_example(losses: Any, n: int) -> Array:
+    """Returns the losses if they are real floating-point numbers of shape `(n,)`."""
+    rule = f"{_UPDATE}(loss_fn=...): loss_fn must return one loss per example, shape ({n},)"
+    if not isinstance(losses, jax.Array | np.ndarray | np.generic | float | int):
+        raise TypeError(
+            f"{rule}; got {type(losses).__name__}; if it returns (losses, aux), pass "
+            f"has_aux=True."
+        )
+    losses = jnp.asarray(losses)
+    if losses.shape != (n,):
+        raise ValueError(
+            f"{rule}; got shape {losses.shape}; remove the mean (or the sum) over the "
+            f"batch, or wrap one example's loss in ksam_jax.per_example."
+        )
+    if not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise TypeError(f"{rule}, real floating-point; got dtype {losses.dtype}; cast it.")
+    return losses
+
+
+def _path(root: str, path: Any) -> str:
+    return root + jax.tree_util.keystr(path)

@@ -1,0 +1,167 @@
+"""One forward pass: per-example losses now, the gradient of chosen examples later.
+
+A batch-level loss may couple its examples (BatchNorm in training mode does), so the
+gradient of chosen examples is that of the loss on the gathered sub-batch: a second
+forward pass. `per_example` can't couple them, so the forward pass that gave the losses
+may serve the gradient too. Which is correct follows from what the user passed.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from . import _arguments, _checks
+from ._residuals import pull_back_rows, split_linearized
+from ._selection import Chosen, mean_weights, take
+
+
+@dataclasses.dataclass(frozen=True)
+class PerExample:
+    """A batch loss made of one example's loss by `vmap`; see `per_example`."""
+
+    example_loss: Callable[[Any, Any], Any]
+    keep: str = "nothing"
+
+    def __call__(self, params: Any, batch: Any) -> Any:
+        """Losses of shape `(N,)`, and the examples' aux stacked where there is one."""
+        return jax.vmap(self.example_loss, in_axes=(None, 0))(params, batch)
+
+
+def per_example(
+    example_loss: Callable[[Any, Any], Any], keep: str = "nothing"
+) -> PerExample:
+    """Turns the loss of one example into a `loss_fn` for a batch, by `vmap`.
+
+    A function of one example can't see the others, so one forward pass over the batch
+    may give both the losses that select and the gradient of the selected: K-SAM then
+    costs 1 + 5k forward passes' worth of work per example instead of 1 + 6k. `keep`
+    trades time and memory only, never the result:
+
+    - "nothing": the chosen examples run forward again. Least memory; fastest on many
+      models, since nothing but the losses leaves the first pass. Works with every loss.
+    - "matmuls": the outputs of matrix products and convolutions are kept for the chosen
+      examples, and the elementwise rest is recomputed.
+    - "all": every residual is kept. Fewest operations, most memory.
+
+    Args:
+      example_loss: `(params, example) -> scalar`, or `(scalar, aux)` with `has_aux=True`.
+      keep: "nothing", "matmuls" or "all".
+
+    Returns:
+      A callable `(params, batch) -> (N,)`, for `update(..., loss_fn=...)`.
+
+    Raises:
+      ValueError: if `keep` is another word.
+      TypeError: if `example_loss` isn't callable.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import ksam_jax
+      >>> squared_error = lambda w, example: (w @ example["x"] - example["y"]) ** 2
+      >>> loss_fn = ksam_jax.per_example(squared_error, keep="all")
+      >>> batch = {"x": jnp.eye(3), "y": jnp.zeros(3)}
+      >>> loss_fn(jnp.array([1.0, 2.0, 3.0]), batch).tolist()
+      [1.0, 4.0, 9.0]
+
+    Reference:
+      The selecting forward pass is K-SAM's (Ni et al., 2022); sharing it is ours.
+    """
+    _checks.function("per_example", "example_loss", example_loss)
+    _checks.one_of("per_example", "keep", keep, ("nothing", "matmuls", "all"))
+    return PerExample(example_loss, keep)
+
+
+class Loss(NamedTuple):
+    """The user's loss, with one calling convention and checked results."""
+
+    loss_fn: Callable[[Any, Any], Any]
+    has_aux: bool
+
+    def __call__(self, params: PyTree, batch: PyTree) -> tuple[Float[Array, " N"], Any]:
+        """Returns `(losses, aux)`, aux being None where the user has none."""
+        n = jax.tree.leaves(batch)[0].shape[0]
+        return _arguments.losses_and_aux(self.loss_fn(params, batch), n, self.has_aux)
+
+
+class Pass(NamedTuple):
+    """A forward pass, and what turns it into a gradient."""
+
+    losses: Float[Array, " N"]
+    aux: Any
+    gradient: Callable[[Any], PyTree]
+
+
+def whole(loss: Loss, params: PyTree, batch: PyTree) -> Pass:
+    """Forward over all of `batch`; `gradient(counts)` runs the mean over it backward."""
+    losses, pull_back, aux = jax.vjp(lambda p: loss(p, batch), params, has_aux=True)
+
+    def gradient(counts: Bool[Array, " N"]) -> PyTree:
+        weights = mean_weights(counts).astype(losses.dtype)
+        return uphill(pull_back(weights)[0])
+
+    return Pass(losses, aux, gradient)
+
+
+def select_later(loss: Loss, params: PyTree, batch: PyTree) -> Pass:
+    """Forward over all of `batch`; `gradient(chosen)` runs the chosen rows backward."""
+    if isinstance(loss.loss_fn, PerExample) and loss.loss_fn.keep != "nothing":
+        return _shared(loss.loss_fn, loss, params, batch)
+    losses, aux = loss(params, batch)
+
+    def gradient(chosen: Chosen) -> PyTree:
+        return whole(loss, params, take(batch, chosen.indices)).gradient(chosen.counts)
+
+    return Pass(losses, aux, gradient)
+
+
+def uphill(cotangents: PyTree) -> PyTree:
+    """The direction in which the loss rises: JAX's gradient, conjugated if complex."""
+    return jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, cotangents)
+
+
+def _shared(mapped: PerExample, loss: Loss, params: PyTree, batch: PyTree) -> Pass:
+    def one(params: PyTree, example: PyTree) -> tuple[Array, Any, Any]:
+        def run(p):
+            out = mapped.example_loss(p, example)
+            return out if loss.has_aux else (out, None)
+
+        if mapped.keep == "matmuls":
+            policy = jax.checkpoint_policies.dots_saveable
+            run = jax.checkpoint(run, policy=policy)
+        value, linear, aux = jax.linearize(run, params, has_aux=True)
+        return value, aux, linear
+
+    try:
+        losses, aux, linear = split_linearized(one, params, batch)
+    except Exception as error:
+        raise _explained(error, mapped, loss, params, batch) from error
+    n = jax.tree.leaves(batch)[0].shape[0]
+    _arguments.losses_and_aux((losses, aux), n, has_aux=True)
+
+    def gradient(chosen: Chosen) -> PyTree:
+        weights = mean_weights(chosen.counts).astype(losses.dtype)
+        try:
+            return uphill(pull_back_rows(linear, params, chosen.indices, weights))
+        except Exception as error:
+            raise _explained(error, mapped, loss, params, batch) from error
+
+    return Pass(losses, aux, gradient)
+
+
+def _explained(
+    error: Exception, mapped: PerExample, loss: Loss, params: PyTree, batch: PyTree
+) -> Exception:
+    """The user's own error if the loss itself fails, else what `keep` can't do."""
+    jax.eval_shape(functools.partial(loss), params, batch)
+    return ValueError(
+        f'per_example(keep="{mapped.keep}"): this loss can\'t share its forward pass '
+        f"(custom_vjp functions, some forms of lax.cond and losses that ignore the "
+        f'parameters can\'t be linearized example by example); pass keep="nothing". '
+        f"The cause was "
+        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    )

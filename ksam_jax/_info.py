@@ -1,0 +1,106 @@
+"""What a step says about itself, and how to read it out of any optimizer state."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ._passes import GradientPass
+from ._selection import Chosen
+from ._tree import inner, norm, ratio, real_dtype, widen
+
+
+class SharpnessAwareInfo(NamedTuple):
+    """What the two passes of a step gave for free; read it with `get_info`.
+
+    All are scalars in float32 (float64 for float64 parameters), zero before the first
+    step, and NaN where the step didn't compute what they need.
+
+    Attributes:
+      loss: mean loss at the unperturbed weights over the examples run there: the whole
+        batch, for `random_sam` its random subset.
+      perturbed_loss: mean loss at the perturbed weights over the examples run there: the
+        whole batch, for `k_sam` the chosen k.
+      sharpness: mean rise of the loss from the one to the other, over the examples that
+        were run at both.
+      ascent_norm: norm of the ascent gradient, over the perturbed parameters.
+      perturbation_norm: norm of the perturbation as applied, after rounding to the dtype
+        of the perturbed weights. About rho for `sam`, `k_sam`, `random_sam` and `f_sam`,
+        rho/sqrt(beta) for `esam` (rho/beta with `mask_per="tensor"`), and for `asam`
+        whatever length rho has in its metric. Zero: the step was a plain one.
+      cosine: between the ascent gradient and the descent gradient, over the perturbed
+        parameters; zero if one of them is zero.
+    """
+
+    loss: Float[Array, ""]
+    perturbed_loss: Float[Array, ""]
+    sharpness: Float[Array, ""]
+    ascent_norm: Float[Array, ""]
+    perturbation_norm: Float[Array, ""]
+    cosine: Float[Array, ""]
+
+
+def blank_info(params: PyTree) -> SharpnessAwareInfo:
+    """Zeros, each in a buffer of its own so that the state can be donated."""
+    dtype = real_dtype(params)
+    return SharpnessAwareInfo(*(jnp.zeros((), dtype) for _ in SharpnessAwareInfo._fields))
+
+
+def describe(
+    climb: GradientPass,
+    fall: GradientPass,
+    climbed: PyTree,
+    fallen: PyTree,
+    applied: Float[Array, ""],
+    like: SharpnessAwareInfo,
+) -> SharpnessAwareInfo:
+    """The info of a step, in the dtype of `like`.
+
+    `climbed` and `fallen` are the two gradients over the perturbed parameters.
+    """
+    climbed = jax.tree.map(widen, climbed)
+    # The descent gradient may have been taken at weights of another dtype.
+    fallen = jax.tree.map(lambda f, c: f.astype(c.dtype), fallen, climbed)
+    length = norm(climbed)
+    info = SharpnessAwareInfo(
+        loss=_mean(climb.losses, climb),
+        perturbed_loss=_mean(fall.losses, fall),
+        sharpness=_rise(climb, fall),
+        ascent_norm=length,
+        perturbation_norm=applied,
+        cosine=ratio(inner(climbed, fallen), length * norm(fallen)),
+    )
+    return jax.tree.map(lambda x, old: x.astype(old.dtype), info, like)
+
+
+def _mean(losses: Array | None, run: GradientPass) -> Array:
+    if losses is None:
+        return _unknown()
+    return _average(widen(losses), run.rows)
+
+
+def _rise(climb: GradientPass, fall: GradientPass) -> Array:
+    """Mean rise over the examples whose loss is known at both weights."""
+    if climb.losses is None or fall.losses is None:
+        return _unknown()
+    before, after, rows = climb.losses, fall.losses, fall.rows
+    if climb.rows is None and rows is not None:
+        before = before[rows.indices]
+    elif climb.rows is not None and rows is None:
+        rows, after = climb.rows, after[climb.rows.indices]
+    elif climb.rows is not rows:
+        return _unknown()
+    after = widen(after)
+    return _average(after - before.astype(after.dtype), rows)
+
+
+def _average(values: Array, rows: Chosen | None) -> Array:
+    if rows is None:
+        return jnp.mean(values)
+    total = jnp.sum(jnp.where(rows.counts, values, jnp.zeros_like(values)))
+    return total / jnp.sum(rows.counts.astype(values.dtype))
+
+
+def _unknown() -> Array:
+    return jnp.full((), jnp.nan)

@@ -1,0 +1,136 @@
+"""Question 2, the length of the climb: transformations that scale to a radius.
+
+Each perturbation is an Optax transformation from the ascent gradient to epsilon, the
+vector that is added to the weights; `optax.chain` combines them. They return at least
+float32 whatever the gradient's dtype, so that rounding happens once, when epsilon is
+added. A gradient that is zero or not finite becomes epsilon = 0: the step is then the
+plain gradient's.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from . import _checks
+from ._steps import StepCount, advance, no_steps
+from ._tree import norm, ratio, resolve_mask, widen
+
+
+def scale_to_radius(rho: Any) -> optax.GradientTransformation:
+    r"""Scales the gradient to Euclidean length `rho`, over all leaves together.
+
+    .. math:: \epsilon = \rho \, g / \|g\|_2
+
+    Args:
+      rho: radius of the perturbation in the parameters' units; a float, a traced
+        scalar or an `optax.Schedule` of the step.
+
+    Returns:
+      An `optax.GradientTransformation`.
+
+    Raises:
+      ValueError: if `rho` is negative or not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import ksam_jax
+      >>> climb = ksam_jax.scale_to_radius(0.5)
+      >>> gradient = {"w": jnp.array([3.0, 4.0])}
+      >>> epsilon, state = climb.update(gradient, climb.init(gradient))
+      >>> [round(float(e), 4) for e in epsilon["w"]]
+      [0.3, 0.4]
+
+    Reference:
+      Foret et al., Sharpness-Aware Minimization, ICLR 2021, equation 2.
+    """
+    _checks.radius("scale_to_radius", rho)
+
+    def update_fn(updates, state, params=None):
+        del params
+        updates = jax.tree.map(widen, updates)
+        return _to_length(updates, norm(updates), _value(rho, state)), advance(state)
+
+    return optax.GradientTransformation(no_steps, update_fn)
+
+
+def scale_to_adaptive_radius(
+    rho: Any, eta: Any = 0.01, mask: Any = None
+) -> optax.GradientTransformation:
+    r"""Scales the gradient to length `rho` in the metric of the weights' own size.
+
+    .. math:: \epsilon = \rho \, T^2 g / \|T g\|_2, \qquad T = |w| + \eta
+
+    so that rescaling a layer doesn't change which neighbours count as near.
+
+    Args:
+      rho: radius; a float, a traced scalar or an `optax.Schedule` of the step.
+      eta: added to the modulus of each weight, so that weights at zero move too.
+      mask: which leaves are measured by their size: a pytree of bools or a function
+        of the parameters. `None`: leaves of two axes or more, so that T = 1 for biases
+        and norm parameters.
+
+    Returns:
+      An `optax.GradientTransformation` whose `update` needs `params`.
+
+    Raises:
+      ValueError: if `rho` or `eta` is negative or not finite, or `params` is missing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import ksam_jax
+      >>> climb = ksam_jax.scale_to_adaptive_radius(1.0, eta=0.0)
+      >>> weights = {"w": jnp.array([[2.0, 0.0]])}
+      >>> gradient = {"w": jnp.array([[1.0, 1.0]])}
+      >>> epsilon, _ = climb.update(gradient, climb.init(weights), weights)
+      >>> epsilon["w"].tolist()
+      [[2.0, 0.0]]
+
+    Reference:
+      Kwon et al., ASAM, ICML 2021, equation 6, and the authors' code for `eta`.
+    """
+    _checks.radius("scale_to_adaptive_radius", rho)
+    _checks.offset("scale_to_adaptive_radius", eta)
+
+    def size(g, weight, is_adaptive):
+        if not is_adaptive:
+            return jnp.ones((), g.dtype)
+        modulus = jnp.abs(widen(weight))
+        return (modulus + jnp.asarray(eta, modulus.dtype)).astype(g.dtype)
+
+    def update_fn(updates, state, params=None):
+        if params is None:
+            raise ValueError(
+                "scale_to_adaptive_radius.update(params=None): the radius is measured by "
+                "the weights; call update(gradient, state, params)."
+            )
+        updates = jax.tree.map(widen, updates)
+        sizes = jax.tree.map(size, updates, params, _adaptive_leaves(mask, params))
+        once = jax.tree.map(jnp.multiply, sizes, updates)
+        twice = jax.tree.map(jnp.multiply, sizes, once)
+        return _to_length(twice, norm(once), _value(rho, state)), advance(state)
+
+    return optax.GradientTransformation(no_steps, update_fn)
+
+
+def _value(rho: Any, state: StepCount) -> Any:
+    return rho(state.steps) if callable(rho) else rho
+
+
+def _to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
+    """`rho * direction / length`, or zeros where the length is zero or not finite."""
+    factor = ratio(jnp.asarray(rho, length.dtype), length)
+    is_usable = (length > 0) & jnp.isfinite(length)
+    # `where` rather than multiplying by zero: 0 * NaN is NaN.
+    return jax.tree.map(
+        lambda d: jnp.where(is_usable, d * factor.astype(d.dtype), jnp.zeros_like(d)),
+        direction,
+    )
+
+
+def _adaptive_leaves(mask: Any, params: PyTree) -> PyTree:
+    if mask is None:
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+    return resolve_mask("adaptive_mask", mask, params)

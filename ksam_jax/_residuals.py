@@ -1,0 +1,106 @@
+"""The shared forward pass: linearize each example, gather residuals, transpose.
+
+`jax.linearize` splits an example's loss into its value and a linear function of the
+parameters' tangent, whose leaves are the residuals of the forward pass. Under `vmap`
+some residuals depend on the example and are stacked; others depend on the parameters
+alone and must not be copied N times. Rows of the former are gathered, the linear
+functions of those rows are run on one shared tangent, and that map is transposed: the
+weighted sum of the rows' gradients, contracted over rows inside the matrix products,
+with no per-example gradient ever formed.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float, Int, PyTree
+
+
+class Linearized(NamedTuple):
+    """The linear functions of all examples: residuals, and how to put one together."""
+
+    residuals: list[Array]
+    depends_on_example: list[bool]
+    treedef: Any
+
+
+def split_linearized(
+    one: Callable[[PyTree, PyTree], tuple[Array, Any, Any]],
+    params: PyTree,
+    batch: PyTree,
+) -> tuple[Float[Array, " N"], Any, Linearized]:
+    """Runs `one` over the batch: losses, stacked aux, and the linearized losses.
+
+    `one(params, example)` returns `(loss, aux, linear)`, `linear` as from
+    `jax.linearize`.
+    """
+    flags = _depends_on_example(lambda p, example: one(p, example)[2], params, batch)
+    treedefs = []
+
+    def flat(params, example):
+        loss, aux, linear = one(params, example)
+        residuals, treedef = jax.tree.flatten(linear)
+        treedefs.append(treedef)
+        return loss, aux, residuals
+
+    out_axes = (0, 0, [0 if flag else None for flag in flags])
+    losses, aux, residuals = jax.vmap(flat, in_axes=(None, 0), out_axes=out_axes)(
+        params, batch
+    )
+    return losses, aux, Linearized(residuals, flags, treedefs[-1])
+
+
+def pull_back_rows(
+    linear: Linearized,
+    params: PyTree,
+    indices: Int[Array, " k"],
+    weights: Float[Array, " k"],
+) -> PyTree:
+    """The gradient of the weighted sum of the losses of the rows `indices`."""
+    pairs = list(zip(linear.residuals, linear.depends_on_example, strict=True))
+    rows = [_row(r, indices) if flag else r for r, flag in pairs]
+    axes = [0 if flag else None for flag in linear.depends_on_example]
+
+    def rise(tangent: PyTree) -> Float[Array, " k"]:
+        def of_row(residuals: list[Array]) -> Array:
+            return jax.tree.unflatten(linear.treedef, residuals)(tangent)
+
+        return jax.vmap(of_row, in_axes=(axes,), axis_size=indices.shape[0])(rows)
+
+    (gradient,) = jax.linear_transpose(rise, params)(weights)
+    return gradient
+
+
+def _row(residual: Array, indices: Int[Array, " k"]) -> Array:
+    return residual.at[indices].get(mode="promise_in_bounds")
+
+
+def _depends_on_example(
+    fun: Callable[[PyTree, PyTree], PyTree], params: PyTree, batch: PyTree
+) -> list[bool]:
+    """For each leaf of `fun(params, example)`, whether it differs between examples.
+
+    JAX's own batching decides: the rule of a `custom_vmap` identity is told which of
+    its inputs carry the batch axis. This looks through jit, scan and checkpoint.
+    """
+    flags: list[bool] = []
+
+    @custom_vmap
+    def look(leaves):
+        return leaves
+
+    @look.def_vmap
+    def _rule(axis_size, in_batched, leaves):
+        del axis_size
+        flags.extend(in_batched[0][1:])
+        return leaves, in_batched[0]
+
+    def traced(params, example):
+        # The rule isn't asked where nothing is batched, so one batched leaf leads.
+        look([jax.tree.leaves(example)[0], *jax.tree.leaves(fun(params, example))])
+        return jnp.zeros(())
+
+    jax.eval_shape(jax.vmap(traced, in_axes=(None, 0)), params, batch)
+    return flags

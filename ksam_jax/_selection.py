@@ -1,0 +1,247 @@
+"""Questions 1 and 3: which examples of a batch take part.
+
+A selection is decided before or between the two passes, from the losses of the examples
+at the clean and, for the descent, at the perturbed weights. It has a static size, so the
+sub-batch has a static shape.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree, Real
+
+from . import _checks
+from ._steps import advance, no_steps, step_key
+from ._tree import widen
+
+
+class Chosen(NamedTuple):
+    """Rows of the batch; those that don't count only fill up the static size."""
+
+    indices: Int[Array, " k"]
+    counts: Bool[Array, " k"]
+
+
+class Evidence(NamedTuple):
+    """What a selection may look at; a loss not computed yet is None."""
+
+    num_examples: int
+    clean: Float[Array, " N"] | None
+    perturbed: Float[Array, " N"] | None = None
+
+
+class Selection(NamedTuple):
+    """Which examples take part; made by `everything`, `highest_loss` and the others.
+
+    `choose` is None where all examples take part: the pass then needs no second look.
+    """
+
+    call: str
+    reads: frozenset[str]
+    init: Callable[[], Any]
+    choose: Callable[[Evidence, Any], tuple[Chosen, Any]] | None
+
+
+def everything() -> Selection:
+    """All examples, with equal weight: nothing is gathered.
+
+    Returns:
+      A `Selection` for `sharpness_aware`.
+
+    Example:
+      >>> import ksam_jax
+      >>> ksam_jax.everything().call
+      'everything()'
+    """
+    return Selection("everything()", frozenset(), optax.EmptyState, None)
+
+
+def highest_loss(k: Any) -> Selection:
+    """The k examples with the highest loss at the unperturbed weights.
+
+    Ties go to the lowest index. A loss that is not finite ranks last, and gets weight
+    zero where it must fill up k.
+
+    Args:
+      k: an integer is a number of examples, another real number in (0, 1] a fraction of
+        the batch, rounded half up and at least one. `k=1` is one example, `k=1.0` all.
+
+    Returns:
+      A `Selection` for `sharpness_aware`, for the ascent, the descent, or both.
+
+    Raises:
+      ValueError: if `k` is below 1, a fraction outside (0, 1], or above the batch's N.
+      TypeError: if `k` is not a real number known when the step is traced.
+
+    Example:
+      >>> import ksam_jax
+      >>> quarter = ksam_jax.highest_loss(0.25)
+      >>> tx = ksam_jax.sharpness_aware(
+      ...     ksam_jax.scale_to_radius(0.05), ascent=quarter, descent=quarter
+      ... )
+
+    Reference:
+      Ni et al., K-SAM, 2022.
+    """
+    return rank_by_loss(_checks.example_count("highest_loss", "k", k))
+
+
+def largest_increase(gamma: Any) -> Selection:
+    """The examples whose loss the perturbation raised most; for the descent only.
+
+    Args:
+      gamma: how many, as `k` in `highest_loss`.
+
+    Returns:
+      A `Selection` for the `descent` of `sharpness_aware`.
+
+    Raises:
+      ValueError: if `gamma` is below 1, a fraction outside (0, 1], or above the batch's N.
+      TypeError: if `gamma` is not a real number known when the step is traced.
+
+    Example:
+      >>> import ksam_jax
+      >>> tx = ksam_jax.sharpness_aware(
+      ...     ksam_jax.scale_to_radius(0.05), descent=ksam_jax.largest_increase(0.5)
+      ... )
+
+    Reference:
+      Du et al., ESAM, ICLR 2022, sharpness-sensitive data selection. The authors' code
+      keeps the strictly greater ones, one fewer; here the count is exact.
+    """
+    return rank_by_increase(_checks.example_count("largest_increase", "gamma", gamma))
+
+
+def random_subset(m: Any, seed: Any = 0) -> Selection:
+    """Examples drawn uniformly without replacement, anew at every step.
+
+    Args:
+      m: how many, as `k` in `highest_loss`.
+      seed: integer, may be traced; the same seed draws the same subsets, step by step.
+
+    Returns:
+      A `Selection` for `sharpness_aware`.
+
+    Raises:
+      ValueError: if `m` is below 1, a fraction outside (0, 1], or above the batch's N.
+      TypeError: if `m` is not a real number, or `seed` not an integer.
+
+    Example:
+      >>> import ksam_jax
+      >>> tx = ksam_jax.sharpness_aware(
+      ...     ksam_jax.scale_to_radius(0.05), ascent=ksam_jax.random_subset(0.25, seed=3)
+      ... )
+
+    Reference:
+      Bahri et al., Sharpness-Aware Minimization Improves Language Model Generalization,
+      ACL 2022.
+    """
+    return draw_subset(_checks.example_count("random_subset", "m", m), seed)
+
+
+def top_k_mask(losses: Real[Array, " N"], k: Any) -> Real[Array, " N"]:
+    """A 0/1 mask of the k highest losses, to weight losses instead of gathering them.
+
+    With it a loss of the caller's own can be restricted to the highest-loss examples:
+    `jnp.sum(top_k_mask(losses, k) * losses) / count`. It saves no work, and it can't
+    keep out an example whose loss or gradient is NaN, since 0 * NaN is NaN, in the
+    gradient too: `highest_loss`, which gathers, can.
+
+    Args:
+      losses: one loss per example, shape `(N,)`.
+      k: how many, as in `highest_loss`.
+
+    Returns:
+      Shape `(N,)`, dtype of `losses`: 1 for the chosen examples, else 0. Losses that are
+      not finite rank last and are never marked.
+
+    Raises:
+      ValueError: if `k` breaks the rule of `highest_loss`, or `losses` isn't `(N,)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import ksam_jax
+      >>> ksam_jax.top_k_mask(jnp.array([0.1, 2.0, 0.3, 2.0]), k=2).tolist()
+      [0.0, 1.0, 0.0, 1.0]
+
+    Reference:
+      Ni et al., K-SAM, 2022.
+    """
+    losses = _checks.vector("top_k_mask", "losses", losses)
+    count = _checks.example_count("top_k_mask", "k", k).of(losses.shape[0])
+    chosen = top_k(losses, count)
+    # Padding repeats the first row, so rows are combined by their maximum.
+    marks = chosen.counts.astype(losses.dtype)
+    return jnp.zeros_like(losses).at[chosen.indices].max(marks)
+
+
+def top_k(scores: Real[Array, " N"], count: int) -> Chosen:
+    """The `count` highest finite scores; ties to the lowest index.
+
+    Where fewer are finite, the first row is repeated and doesn't count: a bad row is then
+    never computed on, and its NaN can't get into the gradient.
+    """
+    scores = widen(jax.lax.stop_gradient(scores))
+    # -0.0 sorts below 0.0, but the two are a tie.
+    scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)
+    scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
+    values, indices = jax.lax.top_k(scores, count)
+    is_finite = jnp.isfinite(values)
+    return Chosen(jnp.where(is_finite, indices, indices[0]), is_finite)
+
+
+def mean_weights(counts: Bool[Array, " k"]) -> Float[Array, " k"]:
+    """Equal weights, summing to one, for the rows that count.
+
+    With none that counts they are NaN, and so is the gradient, for
+    `optax.apply_if_finite` to see.
+    """
+    # The sum of ones is exact in the widest float there is, not in bfloat16.
+    ones = counts.astype(jnp.result_type(float))
+    return ones / jnp.sum(ones)
+
+
+def take(batch: PyTree, indices: Int[Array, " k"]) -> PyTree:
+    """Gathers rows of every leaf; the indices are known to be in range."""
+    return jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), batch)
+
+
+def rank_by_loss(count: _checks.ExampleCount) -> Selection:
+    """`highest_loss`, from a checked count."""
+
+    def choose(evidence, state):
+        return top_k(evidence.clean, count.of(evidence.num_examples)), state
+
+    return Selection(_call(count), frozenset({"clean"}), optax.EmptyState, choose)
+
+
+def rank_by_increase(count: _checks.ExampleCount) -> Selection:
+    """`largest_increase`, from a checked count."""
+
+    def choose(evidence, state):
+        # In bfloat16 the difference of two losses would round to a tie.
+        after = widen(evidence.perturbed)
+        rise = after - widen(evidence.clean).astype(after.dtype)
+        return top_k(rise, count.of(evidence.num_examples)), state
+
+    reads = frozenset({"clean", "perturbed"})
+    return Selection(_call(count), reads, optax.EmptyState, choose)
+
+
+def draw_subset(count: _checks.ExampleCount, seed: Any) -> Selection:
+    """`random_subset`, from a checked count."""
+    _checks.seed(count.call, seed)
+
+    def choose(evidence, state):
+        size = count.of(evidence.num_examples)
+        order = jax.random.permutation(step_key(seed, state), evidence.num_examples)
+        return Chosen(order[:size], jnp.ones((size,), bool)), advance(state)
+
+    return Selection(_call(count), frozenset(), no_steps, choose)
+
+
+def _call(count: _checks.ExampleCount) -> str:
+    return f"{count.call}({count.name}={count.value!r})"

@@ -1,0 +1,68 @@
+"""Sums over pytrees, accumulated in float32 or wider."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float, Inexact, PyTree
+
+
+def widen(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+    """Casts to at least float32 (complex64), in which squares neither vanish nor round."""
+    return jnp.asarray(x, wide_dtype(x.dtype))
+
+
+def real_dtype(tree: PyTree) -> Any:
+    """The real dtype wide enough for sums over the leaves: float32, or float64."""
+    kinds = [jnp.finfo(wide_dtype(x.dtype)).dtype for x in jax.tree.leaves(tree)]
+    return max(kinds, key=lambda dtype: dtype.itemsize, default=jnp.dtype("float32"))
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """`dtype`, or float32 where it is narrower than that."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
+
+
+def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:
+    """Real inner product of two trees: the sum of Re(conj(a) b) over all coordinates."""
+    dtype = real_dtype(a)
+    terms = [
+        jnp.sum(jnp.real(jnp.conj(widen(x)) * widen(y))).astype(dtype)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    ]
+    return jnp.sum(jnp.stack(terms)) if terms else jnp.zeros((), dtype)
+
+
+def norm(tree: PyTree) -> Float[Array, ""]:
+    """Euclidean norm over all leaves; complex ones count by their modulus."""
+    return jnp.sqrt(inner(tree, tree))
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """`numerator / denominator`, and zero where the denominator is zero or not finite."""
+    # The denominator is made safe before dividing: `where` alone would compute x / 0 in
+    # the branch not taken, which trips jax_debug_nans.
+    usable = (denominator > 0) & jnp.isfinite(denominator)
+    safe = jnp.where(usable, denominator, jnp.ones_like(denominator))
+    return jnp.where(usable, numerator / safe, jnp.zeros_like(denominator))
+
+
+def resolve_mask(name: str, mask: Any, params: PyTree) -> PyTree:
+    """The mask as one bool per leaf of `params`: a pytree, a prefix of one, a function."""
+    given = mask(params) if callable(mask) else mask
+    try:
+        flags = jax.tree.broadcast(given, params)
+        return jax.tree.map(_flag, flags)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name}={mask!r}: must be a pytree of bools with the structure of params "
+            f"(or a prefix of it), or a function of params that returns one; got "
+            f"{jax.tree.structure(given)} for params {jax.tree.structure(params)}."
+        ) from error
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, Tracer) or value not in (True, False):
+        raise TypeError(f"{value!r} is not a bool known when the step is traced")
+    return bool(value)

@@ -1,0 +1,25 @@
+"""Strict everywhere: promotion, shapes and types of the library's own annotations."""
+
+import jax
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Before the first import of the library, so that every annotation in it is checked.
+install_import_hook("ksam_jax", "beartype.beartype")
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_platforms", "cpu")
+
+# Compilation makes the first example slow, and a deadline would only measure that.
+settings.register_profile("ksam_jax", deadline=None, derandomize=True)
+settings.load_profile("ksam_jax")
+
+
+@pytest.fixture(autouse=True)
+def _clean_config():
+    """A test that changes JAX's configuration must change it back."""
+    names = ("jax_enable_x64", "jax_debug_nans", "jax_numpy_dtype_promotion")
+    before = [getattr(jax.config, name) for name in names]
+    yield
+    assert [getattr(jax.config, name) for name in names] == before
