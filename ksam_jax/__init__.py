@@ -36,7 +36,7 @@ from ._selection import highest_loss as highest_loss
 from ._selection import largest_increase as largest_increase
 from ._selection import random_subset as random_subset
 from ._selection import top_k_mask as top_k_mask
-from ._sharpness_aware import SharpnessAwareState as SharpnessAwareState
 from ._sharpness_aware import sharpness_aware as sharpness_aware
+from ._transformation import SharpnessAwareState as SharpnessAwareState
 
 __version__ = "0.1.0.dev0"

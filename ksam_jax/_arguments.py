@@ -27,8 +27,8 @@ def present(params: Any, loss_fn: Any, batch: Any) -> None:
         )
 
 
-def differentiable(call: str, params: PyTree) -> None:
-    """Checks that there are parameters, all of them real or complex floating-point."""
+def parameters(call: str, params: PyTree) -> PyTree:
+    """The parameters as JAX arrays, if there are any and all are floating-point."""
     leaves = jax.tree.leaves_with_path(params)
     if not leaves:
         raise ValueError(
@@ -46,6 +46,7 @@ def differentiable(call: str, params: PyTree) -> None:
             f"{_path('params', path)} has {kind}; convert it, or keep it apart from the "
             f"parameters."
         )
+    return jax.tree.map(jnp.asarray, params)
 
 
 def batch_arrays(batch: PyTree) -> tuple[PyTree, int]:
@@ -79,7 +80,19 @@ def gradient_or_none(updates: PyTree, params: PyTree, climbs_on: str) -> PyTree 
             f"loss at params, with their structure {jax.tree.structure(params)}; got "
             f"{jax.tree.structure(updates)}; pass None to have it computed."
         )
-    return updates
+    jax.tree.map_with_path(_like_parameter, updates, params)
+    return jax.tree.map(jnp.asarray, updates)
+
+
+def _like_parameter(path: Any, gradient: Any, param: Array) -> None:
+    dtype = jnp.result_type(gradient)
+    if jnp.shape(gradient) != param.shape or not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"{_UPDATE}(updates=<gradient>): updates must have the shapes of params and "
+            f"floating-point numbers, but {_path('updates', path)} has shape "
+            f"{jnp.shape(gradient)} and dtype {dtype} for a parameter of shape "
+            f"{param.shape}; pass None to have it computed."
+        )
 
 
 def losses_and_aux(out: Any, n: int, has_aux: bool) -> tuple[Array, Any]:

@@ -58,11 +58,11 @@ def offset(call: str, eta: Any) -> Any:
 
 def seed(call: str, value: Any) -> Any:
     """Returns `value` if it is an integer, Python's, NumPy's or a traced one."""
-    is_array = isinstance(value, jax.Array | np.ndarray | np.generic)
-    dtype = value.dtype if is_array else np.asarray(value).dtype
-    if isinstance(value, bool) or not jnp.issubdtype(dtype, jnp.integer):
+    array = value if _is_array(value) else np.asarray(value)
+    if array.ndim or not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
-            f"{call}(seed={value!r}): seed must be an integer; got {_describe(value)}."
+            f"{call}(seed={value!r}): seed must be one integer of at most 64 bits; got "
+            f"{_describe(value)}."
         )
     return value
 
@@ -141,8 +141,13 @@ def not_yet(call: str, **arguments: Any) -> None:
 
 def _plain(value: Any) -> Any:
     """The Python number in a NumPy scalar or in an array without axes."""
-    is_array = isinstance(value, jax.Array | np.ndarray | np.generic)
-    return value.item() if is_array and value.ndim == 0 else value
+    if not _is_array(value) or value.ndim or not isinstance(value.dtype, np.dtype):
+        return value
+    return value.item()
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 
 def _describe(value: Any) -> str:

@@ -130,8 +130,13 @@ def random_mask(
     _checks.seed("random_mask", seed)
     _checks.one_of("random_mask", "per", per, ("coordinate", "tensor"))
 
+    # As a float, since bernoulli refuses the integer in `beta=1`.
+    probability = jnp.asarray(beta).astype(jnp.float32)
+
     def drop(key, g):
-        kept = jax.random.bernoulli(key, beta, g.shape if per == "coordinate" else ())
+        kept = jax.random.bernoulli(
+            key, probability, g.shape if per == "coordinate" else ()
+        )
         return jnp.where(kept, g / jnp.asarray(beta, g.dtype), jnp.zeros_like(g))
 
     def update_fn(updates, state, params=None):

@@ -7,8 +7,8 @@ import optax
 from . import _checks
 from ._direction import random_mask, subtract_ema
 from ._perturbation import scale_to_adaptive_radius, scale_to_radius
-from ._selection import draw_subset, rank_by_increase, rank_by_loss
-from ._sharpness_aware import sharpness_aware
+from ._selection import draw_subset, everything, rank_by_increase, rank_by_loss
+from ._transformation import checked_options, transformation
 
 
 def sam(
@@ -59,15 +59,16 @@ def sam(
       Generalization, ICLR 2021.
     """
     _checks.radius("sam", rho)
-    return sharpness_aware(
-        scale_to_radius(rho),
-        mask=mask,
-        perturbed_dtype=perturbed_dtype,
-        axis_name=axis_name,
-        sync_ascent=sync_ascent,
-        groups=groups,
-        num_microbatches=num_microbatches,
+    options = checked_options(
+        "sam",
+        mask,
+        perturbed_dtype,
+        axis_name,
+        sync_ascent,
+        groups,
+        num_microbatches,
     )
+    return transformation(scale_to_radius(rho), everything(), everything(), options)
 
 
 def asam(
@@ -124,14 +125,20 @@ def asam(
     """
     _checks.radius("asam", rho)
     _checks.offset("asam", eta)
-    return sharpness_aware(
+    options = checked_options(
+        "asam",
+        mask,
+        perturbed_dtype,
+        axis_name,
+        sync_ascent,
+        groups,
+        num_microbatches,
+    )
+    return transformation(
         scale_to_adaptive_radius(rho, eta, adaptive_mask),
-        mask=mask,
-        perturbed_dtype=perturbed_dtype,
-        axis_name=axis_name,
-        sync_ascent=sync_ascent,
-        groups=groups,
-        num_microbatches=num_microbatches,
+        everything(),
+        everything(),
+        options,
     )
 
 
@@ -189,15 +196,17 @@ def random_sam(
     """
     _checks.radius("random_sam", rho)
     count = _checks.example_count("random_sam", "m", m)
-    return sharpness_aware(
-        scale_to_radius(rho),
-        ascent=draw_subset(count, seed),
-        mask=mask,
-        perturbed_dtype=perturbed_dtype,
-        axis_name=axis_name,
-        sync_ascent=sync_ascent,
-        groups=groups,
-        num_microbatches=num_microbatches,
+    options = checked_options(
+        "random_sam",
+        mask,
+        perturbed_dtype,
+        axis_name,
+        sync_ascent,
+        groups,
+        num_microbatches,
+    )
+    return transformation(
+        scale_to_radius(rho), draw_subset(count, seed), everything(), options
     )
 
 
@@ -256,17 +265,16 @@ def k_sam(
     """
     _checks.radius("k_sam", rho)
     hardest = rank_by_loss(_checks.example_count("k_sam", "k", k))
-    return sharpness_aware(
-        scale_to_radius(rho),
-        ascent=hardest,
-        descent=hardest,
-        mask=mask,
-        perturbed_dtype=perturbed_dtype,
-        axis_name=axis_name,
-        sync_ascent=sync_ascent,
-        groups=groups,
-        num_microbatches=num_microbatches,
+    options = checked_options(
+        "k_sam",
+        mask,
+        perturbed_dtype,
+        axis_name,
+        sync_ascent,
+        groups,
+        num_microbatches,
     )
+    return transformation(scale_to_radius(rho), hardest, hardest, options)
 
 
 def esam(
@@ -340,16 +348,16 @@ def esam(
     else:
         # Scaling comes last, so the radius is exactly rho/beta whatever was dropped.
         climb = optax.chain(drop, scale_to_radius(_divided(rho, beta)))
-    return sharpness_aware(
-        climb,
-        descent=rank_by_increase(count),
-        mask=mask,
-        perturbed_dtype=perturbed_dtype,
-        axis_name=axis_name,
-        sync_ascent=sync_ascent,
-        groups=groups,
-        num_microbatches=num_microbatches,
+    options = checked_options(
+        "esam",
+        mask,
+        perturbed_dtype,
+        axis_name,
+        sync_ascent,
+        groups,
+        num_microbatches,
     )
+    return transformation(climb, everything(), rank_by_increase(count), options)
 
 
 def f_sam(
@@ -406,14 +414,20 @@ def f_sam(
     """
     _checks.radius("f_sam", rho)
     _checks.ema("f_sam", sigma, decay)
-    return sharpness_aware(
+    options = checked_options(
+        "f_sam",
+        mask,
+        perturbed_dtype,
+        axis_name,
+        sync_ascent,
+        groups,
+        num_microbatches,
+    )
+    return transformation(
         optax.chain(subtract_ema(sigma, decay), scale_to_radius(rho)),
-        mask=mask,
-        perturbed_dtype=perturbed_dtype,
-        axis_name=axis_name,
-        sync_ascent=sync_ascent,
-        groups=groups,
-        num_microbatches=num_microbatches,
+        everything(),
+        everything(),
+        options,
     )
 
 

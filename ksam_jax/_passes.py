@@ -12,6 +12,14 @@ from ._selection import Chosen, Evidence, Selection, take
 from ._tree import norm, wide_dtype
 
 
+class Problem(NamedTuple):
+    """The loss of a step, and the examples that it is taken over."""
+
+    loss: Loss
+    batch: PyTree
+    num_examples: int
+
+
 class GradientPass(NamedTuple):
     """One gradient over the selected examples, and what came with it.
 
@@ -33,9 +41,8 @@ class GradientPass(NamedTuple):
 
 
 def gradient_pass(
-    loss: Loss,
+    problem: Problem,
     params: PyTree,
-    batch: PyTree,
     selection: Selection,
     state: Any,
     see: Callable[[Any], Evidence],
@@ -46,6 +53,7 @@ def gradient_pass(
     `look_first` runs the whole batch forward before choosing; `see` turns its losses,
     or None, into what the selection may look at.
     """
+    loss, batch, _ = problem
     if selection.choose is None:
         run = whole(loss, params, batch)
         gradient = run.gradient(jnp.ones(run.losses.shape, bool))
@@ -62,14 +70,10 @@ def gradient_pass(
 
 
 def given_gradient(
-    gradient: PyTree,
-    loss: Loss,
-    params: PyTree,
-    batch: PyTree,
-    state: Any,
-    needs_losses: bool,
+    gradient: PyTree, problem: Problem, params: PyTree, state: Any, needs_losses: bool
 ) -> GradientPass:
     """The caller's gradient over all examples; a forward pass only where needed."""
+    loss, batch, _ = problem
     losses, aux = loss(params, batch) if needs_losses else (None, None)
     return GradientPass(gradient, None, losses, None, aux, state)
 

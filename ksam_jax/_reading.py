@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from ._info import SharpnessAwareInfo
-from ._sharpness_aware import SharpnessAwareState
+from ._transformation import SharpnessAwareState
 
 
 def get_info(opt_state: Any) -> SharpnessAwareInfo:

@@ -1,37 +1,11 @@
-"""The transformation: a climb, a descent, and what the step says about itself."""
+"""The general form, of which every method is a row."""
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
 
-from . import _arguments, _checks
-from ._forward import Loss
-from ._info import SharpnessAwareInfo, blank_info, describe
-from ._passes import given_gradient, gradient_pass, perturb
-from ._selection import Chosen, Evidence, Selection, everything
-from ._tree import resolve_mask
-
-
-class SharpnessAwareState(NamedTuple):
-    """What a sharpness-aware transformation carries from step to step.
-
-    Attributes:
-      perturbation: state of the perturbation, for example F-SAM's moving average.
-      ascent: state of the selection for the climb.
-      descent: state of the selection for the descent.
-      info: what the last step says about itself.
-      aux: aux of the clean pass, between `update` and `take_aux`; None at rest.
-    """
-
-    perturbation: optax.OptState
-    ascent: Any
-    descent: Any
-    info: SharpnessAwareInfo
-    aux: Any = None
+from ._selection import Selection, everything
+from ._transformation import checked_options, transformation
 
 
 def sharpness_aware(
@@ -60,7 +34,8 @@ def sharpness_aware(
     - `updates`: None; or, where the climb uses all examples, the gradient of the mean
       loss at `params` if the caller has it already, which is then not computed again.
       The clean loss is computed then only with `has_aux=True` or for a selection that
-      needs it; else `info.loss` and `info.sharpness` are NaN.
+      needs it; else `info.loss` and `info.sharpness` are NaN. Complex gradients, given
+      or returned, are conjugated as Optax expects: they point where the loss rises.
     - `loss_fn(params, batch)` returns one loss per example, shape `(N,)`, or
       `(losses, aux)` with `has_aux=True`. With `per_example` the forward pass that
       selects may be shared.
@@ -111,80 +86,19 @@ def sharpness_aware(
       Foret et al., Sharpness-Aware Minimization, ICLR 2021; the split into three
       questions is ours.
     """
-    call = "sharpness_aware"
     ascent = everything() if ascent is None else ascent
     descent = everything() if descent is None else descent
     _check_parts(perturbation, ascent, descent)
-    _checks.inexact_dtype(call, perturbed_dtype)
-    _checks.not_yet(
-        call,
-        axis_name=(axis_name, None),
-        sync_ascent=(sync_ascent, True),
-        groups=(groups, None),
-        num_microbatches=(num_microbatches, None),
+    options = checked_options(
+        "sharpness_aware",
+        mask,
+        perturbed_dtype,
+        axis_name,
+        sync_ascent,
+        groups,
+        num_microbatches,
     )
-
-    def init_fn(params):
-        _arguments.differentiable("tx.init", params)
-        return SharpnessAwareState(
-            perturbation=_masked(perturbation, mask, params).init(params),
-            ascent=ascent.init(),
-            descent=descent.init(),
-            info=blank_info(params),
-        )
-
-    def update_fn(
-        updates,
-        state,
-        params: Any = None,
-        *,
-        loss_fn: Any = None,
-        batch: Any = None,
-        has_aux=False,
-        **extra_args,
-    ):
-        _arguments.present(params, loss_fn, batch)
-        _arguments.differentiable("tx.update", params)
-        given = _arguments.gradient_or_none(updates, params, ascent.call)
-        batch, n = _arguments.batch_arrays(batch)
-        loss = Loss(loss_fn, has_aux)
-        needs_clean = has_aux or "clean" in ascent.reads | descent.reads
-
-        if given is None:
-            see = functools.partial(Evidence, n)
-            climb = gradient_pass(
-                loss, params, batch, ascent, state.ascent, see, needs_clean
-            )
-        else:
-            climb = given_gradient(given, loss, params, batch, state.ascent, needs_clean)
-        perturbing = _masked(perturbation, mask, params)
-        epsilon, perturbation_state = perturbing.update(
-            climb.gradient, state.perturbation, params, **extra_args
-        )
-        epsilon = _only(mask, params, epsilon)
-        perturbed, applied = perturb(params, epsilon, perturbed_dtype)
-
-        see = functools.partial(Evidence, n, climb.losses)
-        fall = gradient_pass(
-            loss,
-            perturbed,
-            batch,
-            _again(descent, climb.chosen) if descent is ascent else descent,
-            state.descent,
-            see,
-            "perturbed" in descent.reads,
-        )
-        climbed = _only(mask, params, climb.gradient)
-        fallen = _only(mask, params, fall.gradient)
-        return _cast_like(fall.gradient, params), SharpnessAwareState(
-            perturbation=perturbation_state,
-            ascent=climb.state,
-            descent=fall.state,
-            info=describe(climb, fall, climbed, fallen, applied, state.info),
-            aux=climb.aux,
-        )
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return transformation(perturbation, ascent, descent, options)
 
 
 def _check_parts(perturbation: Any, ascent: Any, descent: Any) -> None:
@@ -204,30 +118,3 @@ def _check_parts(perturbation: Any, ascent: Any, descent: Any) -> None:
             f"sharpness_aware(ascent={ascent.call}): the climb can't be chosen by losses "
             f"at the weights that it leads to; use {ascent.call} as descent."
         )
-
-
-def _again(descent: Selection, chosen: Chosen | None) -> Selection:
-    """The same selection object for both passes means the very same examples."""
-    if chosen is None:
-        return descent
-    return descent._replace(choose=lambda evidence, state: (chosen, state))
-
-
-def _masked(
-    perturbation: optax.GradientTransformation, mask: Any, params: PyTree
-) -> optax.GradientTransformationExtraArgs:
-    if mask is None:
-        return optax.with_extra_args_support(perturbation)
-    return optax.masked(perturbation, resolve_mask("mask", mask, params))
-
-
-def _only(mask: Any, params: PyTree, tree: PyTree) -> PyTree:
-    """Zeros where the mask says that a parameter isn't perturbed."""
-    if mask is None:
-        return tree
-    flags = resolve_mask("mask", mask, params)
-    return jax.tree.map(lambda flag, x: x if flag else jnp.zeros_like(x), flags, tree)
-
-
-def _cast_like(tree: PyTree, params: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, p: x.astype(p.dtype), tree, params)

@@ -1,0 +1,324 @@
+"""Naive float64 references for the six methods: NumPy and loops, no JAX.
+
+Written from the papers' equations, one function per method, for a two-layer tanh
+network whose gradient is written out by hand. Nothing here is fast or clever: it
+is what the library is compared with. The random methods take the draws (masks,
+chosen examples) as input.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Tree = dict[str, Array]
+Schedule = Callable[[int], float]
+
+
+class Batch(NamedTuple):
+    """N examples: inputs (N, features) and integer labels (N,)."""
+
+    inputs: Array
+    labels: NDArray[np.int32]
+
+
+class Step(NamedTuple):
+    """What one method does in one step."""
+
+    gradient: Tree
+    """The descent gradient, taken at the perturbed weights."""
+    perturbation: Tree
+    """The perturbation that was added to the weights."""
+    ascent: Tree
+    """The gradient that the perturbation was made from."""
+    descent_examples: list[int]
+    """Which examples the descent gradient is the mean of."""
+
+
+Method = Callable[[int, Tree, Batch], Step]
+
+
+# ---------------------------------------------------------------- the network
+
+
+def example_loss(params: Tree, inputs: Array, label: int) -> float:
+    """Cross-entropy of softmax(scale * (tanh(x W1 + b1) W2 + b2))."""
+    hidden = np.tanh(inputs @ params["w1"] + params["b1"])
+    logits = params["scale"] * (hidden @ params["w2"] + params["b2"])
+    shifted = logits - logits.max()
+    return float(np.log(np.exp(shifted).sum()) - shifted[label])
+
+
+def example_gradient(params: Tree, inputs: Array, label: int) -> Tree:
+    """The gradient of `example_loss`, by hand."""
+    hidden = np.tanh(inputs @ params["w1"] + params["b1"])
+    unscaled = hidden @ params["w2"] + params["b2"]
+    logits = params["scale"] * unscaled
+    odds = np.exp(logits - logits.max())
+    d_logits = odds / odds.sum()
+    d_logits[label] -= 1.0
+    d_unscaled = params["scale"] * d_logits
+    d_hidden: Array = (params["w2"] @ d_unscaled) * (1.0 - hidden**2)
+    return {
+        "w1": np.outer(inputs, d_hidden),
+        "b1": d_hidden,
+        "w2": np.outer(hidden, d_unscaled),
+        "b2": d_unscaled,
+        "scale": np.asarray((d_logits * unscaled).sum(), np.float64),
+    }
+
+
+def losses(params: Tree, batch: Batch) -> list[float]:
+    """One loss per example."""
+    return [example_loss(params, x, int(y)) for x, y in zip(*batch, strict=True)]
+
+
+def mean_loss(params: Tree, batch: Batch, examples: Iterable[int]) -> float:
+    """The mean loss over some of the examples."""
+    every = losses(params, batch)
+    chosen = [every[i] for i in examples]
+    return sum(chosen) / len(chosen)
+
+
+def mean_gradient(params: Tree, batch: Batch, examples: Sequence[int]) -> Tree:
+    """The gradient of the mean loss over some of the examples."""
+    total = {name: np.zeros_like(leaf) for name, leaf in params.items()}
+    for i in examples:
+        gradient = example_gradient(params, batch.inputs[i], int(batch.labels[i]))
+        total = add(total, gradient)
+    return scaled(total, 1.0 / len(examples))
+
+
+# ---------------------------------------------------------------- small parts
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """a + b, leaf by leaf."""
+    return {name: a[name] + b[name] for name in a}
+
+
+def scaled(a: Tree, factor: float) -> Tree:
+    """factor * a, leaf by leaf."""
+    return {name: factor * leaf for name, leaf in a.items()}
+
+
+def times(a: Tree, b: Tree) -> Tree:
+    """a * b, elementwise."""
+    return {name: a[name] * b[name] for name in a}
+
+
+def norm(a: Tree) -> float:
+    """The Euclidean norm over all entries of all leaves."""
+    return math.sqrt(sum(float((leaf**2).sum()) for leaf in a.values()))
+
+
+def cosine(a: Tree, b: Tree) -> float:
+    """The cosine of the angle between two trees."""
+    dot = sum(float((a[name] * b[name]).sum()) for name in a)
+    return dot / (norm(a) * norm(b))
+
+
+def to_radius(a: Tree, rho: float) -> Tree:
+    """A tree scaled to length rho; zero stays zero."""
+    length = norm(a)
+    return scaled(a, rho / length if length > 0.0 else 0.0)
+
+
+def count(share: float, n: int) -> int:
+    """How many of n examples: an int is a count, a float a fraction, half up."""
+    if isinstance(share, int):
+        return share
+    return max(1, math.floor(share * n + 0.5))
+
+
+def highest(values: Sequence[float], how_many: int) -> list[int]:
+    """The places of the highest finite-or-not values; NaN and inf come last."""
+
+    def rank(i: int) -> tuple[bool, float, int]:
+        broken = not math.isfinite(values[i])
+        return (broken, 0.0 if broken else -values[i], i)
+
+    return sorted(range(len(values)), key=rank)[:how_many]
+
+
+def everything(batch: Batch) -> list[int]:
+    """All examples."""
+    return list(range(len(batch.labels)))
+
+
+# ---------------------------------------------------------------- the methods
+
+
+def plain() -> Method:
+    """The gradient, unperturbed."""
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        del t
+        examples = everything(batch)
+        gradient = mean_gradient(params, batch, examples)
+        return Step(gradient, scaled(gradient, 0.0), gradient, examples)
+
+    return step
+
+
+def sam(rho: Schedule) -> Method:
+    """Foret et al. 2021: eps = rho g / ||g||."""
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        examples = everything(batch)
+        g = mean_gradient(params, batch, examples)
+        eps = to_radius(g, rho(t))
+        descent = mean_gradient(add(params, eps), batch, examples)
+        return Step(descent, eps, g, examples)
+
+    return step
+
+
+def asam(rho: Schedule, eta: float) -> Method:
+    """Kwon et al. 2021: eps = rho T^2 g / ||T g||, T = |w| + eta or the identity."""
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        examples = everything(batch)
+        g = mean_gradient(params, batch, examples)
+        metric = {
+            name: np.abs(leaf) + eta if leaf.ndim > 1 else np.ones_like(leaf)
+            for name, leaf in params.items()
+        }
+        length = norm(times(metric, g))
+        eps = scaled(times(metric, times(metric, g)), rho(t) / length)
+        descent = mean_gradient(add(params, eps), batch, examples)
+        return Step(descent, eps, g, examples)
+
+    return step
+
+
+def random_sam(rho: Schedule, subsets: Sequence[Sequence[int]]) -> Method:
+    """Bahri et al. 2021: climb on a random subset, descend on everything."""
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        g = mean_gradient(params, batch, subsets[t])
+        eps = to_radius(g, rho(t))
+        examples = everything(batch)
+        descent = mean_gradient(add(params, eps), batch, examples)
+        return Step(descent, eps, g, examples)
+
+    return step
+
+
+def k_sam(rho: Schedule, k: float) -> Method:
+    """Ni et al. 2022: the k highest losses give both gradients."""
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        examples = highest(losses(params, batch), count(k, len(batch.labels)))
+        g = mean_gradient(params, batch, examples)
+        eps = to_radius(g, rho(t))
+        descent = mean_gradient(add(params, eps), batch, examples)
+        return Step(descent, eps, g, examples)
+
+    return step
+
+
+def esam(rho: Schedule, gamma: float, masks: Sequence[Tree]) -> Method:
+    """Du et al. 2022, as printed: mask the scaled gradient, coordinate by coordinate.
+
+    Each entry of a mask is 0 or 1 / beta.
+    """
+
+    def perturbation(t: int, g: Tree) -> Tree:
+        return times(masks[t], to_radius(g, rho(t)))
+
+    return _esam(perturbation, gamma)
+
+
+def esam_by_tensor(
+    rho: Schedule, gamma: float, beta: float, masks: Sequence[Tree]
+) -> Method:
+    """Du et al. 2022, as in their code: drop whole tensors, then radius rho / beta."""
+
+    def perturbation(t: int, g: Tree) -> Tree:
+        kept = {name: g[name] * (masks[t][name] > 0.0) for name in g}
+        return to_radius(kept, rho(t) / beta)
+
+    return _esam(perturbation, gamma)
+
+
+def _esam(perturbation: Callable[[int, Tree], Tree], gamma: float) -> Method:
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        g = mean_gradient(params, batch, everything(batch))
+        eps = perturbation(t, g)
+        clean, perturbed = losses(params, batch), losses(add(params, eps), batch)
+        rise = [after - before for before, after in zip(clean, perturbed, strict=True)]
+        examples = highest(rise, count(gamma, len(batch.labels)))
+        descent = mean_gradient(add(params, eps), batch, examples)
+        return Step(descent, eps, g, examples)
+
+    return step
+
+
+def f_sam(rho: Schedule, sigma: float, decay: float, k: float = 1.0) -> Method:
+    """Li et al. 2024, as in their code; `k` puts it on k_sam's examples.
+
+    d_t = g_t - sigma m_{t-1}, then m_t = decay m_{t-1} + (1 - decay) g_t; step 0
+    is plain SAM and starts m at g_0.
+    """
+    memory: list[Tree] = []
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        examples = highest(losses(params, batch), count(k, len(batch.labels)))
+        g = mean_gradient(params, batch, examples)
+        if memory:
+            d = add(g, scaled(memory[-1], -sigma))
+            memory.append(add(scaled(memory[-1], decay), scaled(g, 1.0 - decay)))
+        else:
+            d = g
+            memory.append(g)
+        eps = to_radius(d, rho(t))
+        descent = mean_gradient(add(params, eps), batch, examples)
+        return Step(descent, eps, g, examples)
+
+    return step
+
+
+# ---------------------------------------------------------------- training
+
+
+class Run(NamedTuple):
+    """A whole training run."""
+
+    params: Tree
+    steps: list[Step]
+    loss: list[float]
+    """The mean clean loss over the whole batch, before each step."""
+    sharpness: list[float]
+    """Perturbed minus clean mean loss over each step's descent examples."""
+    cosine: list[float]
+    """Between clean and perturbed gradient over each step's descent examples."""
+
+
+def train(
+    method: Method,
+    params: Tree,
+    batches: Sequence[Batch],
+    learning_rate: float,
+    momentum: float,
+) -> Run:
+    """SGD with momentum around a method: v = momentum v + g, w = w - lr v."""
+    velocity = {name: np.zeros_like(leaf) for name, leaf in params.items()}
+    run = Run(params, [], [], [], [])
+    for t, batch in enumerate(batches):
+        step = method(t, params, batch)
+        moved = add(params, step.perturbation)
+        run.steps.append(step)
+        run.loss.append(mean_loss(params, batch, everything(batch)))
+        run.sharpness.append(
+            mean_loss(moved, batch, step.descent_examples)
+            - mean_loss(params, batch, step.descent_examples)
+        )
+        clean = mean_gradient(params, batch, step.descent_examples)
+        run.cosine.append(cosine(clean, step.gradient))
+        velocity = add(scaled(velocity, momentum), step.gradient)
+        params = add(params, scaled(velocity, -learning_rate))
+    return run._replace(params=params)
