@@ -56,12 +56,24 @@ def batch_arrays(batch: PyTree) -> tuple[PyTree, int]:
     # A scalar leaf has no leading axis: count it as empty, which is refused as well.
     sizes = {shape[0] if shape else 0 for shape in shapes.values()}
     if len(sizes) == 1 and 0 not in sizes:
-        return jax.tree.map(jnp.asarray, batch), sizes.pop()
+        return jax.tree.map_with_path(_as_array, batch), sizes.pop()
     found = ", ".join(f"{path}: {shape}" for path, shape in shapes.items())
     raise ValueError(
         f"{_UPDATE}(batch=...): every leaf of batch must have the same leading axis of "
         f"N >= 1 examples; got {found or 'no leaves'}; what isn't per example belongs "
         f"into a closure of loss_fn."
+    )
+
+
+def _as_array(path: Any, leaf: Any) -> Array:
+    dtype = getattr(leaf, "dtype", None)
+    kinds = (jnp.number, jnp.bool_)
+    is_plain = dtype is None or any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    if is_plain or isinstance(leaf, jax.Array):
+        return jnp.asarray(leaf)
+    raise TypeError(
+        f"{_UPDATE}(batch=...): the leaves of batch must be numbers, bools or keys, but "
+        f"{_path('batch', path)} has dtype {dtype}; leave it out of batch."
     )
 
 
@@ -86,12 +98,24 @@ def gradient_or_none(updates: PyTree, params: PyTree, climbs_on: str) -> PyTree 
 
 def _like_parameter(path: Any, gradient: Any, param: Array) -> None:
     dtype = jnp.result_type(gradient)
-    if jnp.shape(gradient) != param.shape or not jnp.issubdtype(dtype, jnp.inexact):
+    is_inexact = jnp.issubdtype(dtype, jnp.inexact)
+    is_alike = jnp.iscomplexobj(gradient) == jnp.iscomplexobj(param)
+    if jnp.shape(gradient) != param.shape or not is_inexact or not is_alike:
         raise ValueError(
             f"{_UPDATE}(updates=<gradient>): updates must have the shapes of params and "
-            f"floating-point numbers, but {_path('updates', path)} has shape "
+            f"numbers of their kind, but {_path('updates', path)} has shape "
             f"{jnp.shape(gradient)} and dtype {dtype} for a parameter of shape "
-            f"{param.shape}; pass None to have it computed."
+            f"{param.shape} and dtype {param.dtype}; pass None to have it computed."
+        )
+
+
+def same_structure(call: str, epsilon: PyTree, params: PyTree) -> None:
+    """Checks what a perturbation made of the gradient."""
+    if jax.tree.structure(epsilon) != jax.tree.structure(params):
+        raise ValueError(
+            f"{call}(perturbation=...): perturbation must turn a gradient into an epsilon "
+            f"of the same structure {jax.tree.structure(params)}; got "
+            f"{jax.tree.structure(epsilon)}."
         )
 
 
@@ -121,7 +145,8 @@ def one_loss_per_example(losses: Any, n: int) -> Array:
     if losses.shape != (n,):
         raise ValueError(
             f"{rule}; got shape {losses.shape}; remove the mean (or the sum) over the "
-            f"batch, or wrap one example's loss in ksam_jax.per_example."
+            f"batch, or wrap one example's loss in ksam_jax.per_example. (A subset of the "
+            f"batch has its own length: all that is per example belongs into batch.)"
         )
     if not jnp.issubdtype(losses.dtype, jnp.floating):
         raise TypeError(f"{rule}, real floating-point; got dtype {losses.dtype}; cast it.")

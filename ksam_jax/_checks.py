@@ -16,10 +16,10 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 
-def scalar(call: str, name: str, value: Any, rule: str, holds: Callable) -> Any:
-    """Returns `value` if it is a real scalar for which `holds`, or a traced scalar."""
+def scalar(call: str, name: str, value: Any, rule: str, holds: Callable) -> None:
+    """Checks that `value` is a real scalar for which `holds`, or a traced scalar."""
     if isinstance(value, Tracer) and value.ndim == 0:
-        return value
+        return
     plain = _plain(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
         raise TypeError(
@@ -28,20 +28,19 @@ def scalar(call: str, name: str, value: Any, rule: str, holds: Callable) -> Any:
         )
     if not holds(float(plain)):
         raise ValueError(f"{call}({name}={plain!r}): {name} must be {rule}; got {plain!r}.")
-    return value
 
 
-def radius(call: str, rho: Any) -> Any:
-    """Returns `rho` if it is a finite number >= 0, a traced scalar or a schedule."""
+def radius(call: str, rho: Any) -> None:
+    """Checks that `rho` is a finite number >= 0, a traced scalar or a schedule."""
     if callable(rho):
-        return rho
+        return
     rule = "a finite number >= 0 or an optax.Schedule"
-    return scalar(call, "rho", rho, rule, lambda r: r >= 0 and math.isfinite(r))
+    scalar(call, "rho", rho, rule, lambda r: r >= 0 and math.isfinite(r))
 
 
-def keep_probability(call: str, beta: Any) -> Any:
-    """Returns `beta` if it is a probability of keeping that can be divided by."""
-    return scalar(call, "beta", beta, "in (0, 1]", lambda b: 0 < b <= 1)
+def keep_probability(call: str, beta: Any) -> None:
+    """Checks that `beta` is a probability that can be divided by."""
+    scalar(call, "beta", beta, "in (0, 1]", lambda b: 0 < b <= 1)
 
 
 def ema(call: str, sigma: Any, decay: Any) -> None:
@@ -50,43 +49,43 @@ def ema(call: str, sigma: Any, decay: Any) -> None:
     scalar(call, "decay", decay, "in [0, 1)", lambda d: 0 <= d < 1)
 
 
-def offset(call: str, eta: Any) -> Any:
-    """Returns ASAM's `eta` if it is a finite number >= 0."""
+def offset(call: str, eta: Any) -> None:
+    """Checks that ASAM's `eta` is a finite number >= 0."""
     rule = "a finite number >= 0"
-    return scalar(call, "eta", eta, rule, lambda e: e >= 0 and math.isfinite(e))
+    scalar(call, "eta", eta, rule, lambda e: e >= 0 and math.isfinite(e))
 
 
-def seed(call: str, value: Any) -> Any:
-    """Returns `value` if it is an integer, Python's, NumPy's or a traced one."""
+def seed(call: str, value: Any) -> None:
+    """Checks that `value` is an integer, Python's, NumPy's or a traced one."""
     array = value if _is_array(value) else np.asarray(value)
-    if array.ndim or not jnp.issubdtype(array.dtype, jnp.integer):
+    fits = not isinstance(value, int) or -(2**63) <= value < 2**63
+    if array.ndim or not fits or not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
-            f"{call}(seed={value!r}): seed must be one integer of at most 64 bits; got "
-            f"{_describe(value)}."
+            f"{call}(seed={value!r}): seed must be one integer from -2**63 to 2**63 - 1; "
+            f"got {_describe(value)}."
         )
-    return value
 
 
-def one_of(call: str, name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """Returns `value` if it is one of the words in `choices`."""
+def one_of(call: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Checks that `value` is one of the words in `choices`."""
     if value not in choices:
         words = ", ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f"{call}({name}={value!r}): {name} must be one of {words}.")
-    return value
 
 
-def inexact_dtype(call: str, dtype: Any) -> Any:
-    """Returns `dtype` if it is None or a real floating-point type."""
+def float_dtype(call: str, dtype: Any) -> None:
+    """Checks that `dtype` is None or a real floating-point type of 16 bits or more."""
     try:
-        fits = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        is_float = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        fits = is_float and (dtype is None or jnp.finfo(dtype).bits >= 16)
     except TypeError:
         fits = False
     if not fits:
         raise TypeError(
-            f"{call}(perturbed_dtype={dtype!r}): perturbed_dtype must be a floating-point "
-            f"dtype such as jnp.float32, or None to keep the parameters' own."
+            f"{call}(perturbed_dtype={dtype!r}): perturbed_dtype must be a "
+            f"floating-point dtype of 16 bits or more such as jnp.float32, or None to keep "
+            f"the parameters' own."
         )
-    return dtype
 
 
 class ExampleCount(NamedTuple):
@@ -129,14 +128,13 @@ def example_count(call: str, name: str, value: Any) -> ExampleCount:
     return ExampleCount(call, name, plain)
 
 
-def not_yet(call: str, **arguments: Any) -> None:
-    """Refuses the arguments for many devices that this version doesn't carry yet."""
-    for name, (value, default) in arguments.items():
-        if value is not default and value != (1 if default is None else default):
-            raise NotImplementedError(
-                f"{call}({name}={value!r}): {name} is not available in this version of "
-                f"ksam_jax; leave it at {default!r}."
-            )
+def not_yet(call: str, name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Refuses an argument for many devices that this version doesn't carry yet."""
+    if not any(type(value) is type(a) and value == a for a in allowed):
+        raise NotImplementedError(
+            f"{call}({name}={value!r}): {name} is not available in this version of "
+            f"ksam_jax; leave it at {allowed[0]!r}."
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -164,11 +162,12 @@ def function(call: str, name: str, value: Any) -> None:
 
 def vector(call: str, name: str, value: Any) -> Array:
     """Returns `value` as an array if it has one axis, isn't empty and is real."""
-    array = jnp.asarray(value)
+    array = value if _is_array(value) else np.asarray(value)
     is_real = jnp.issubdtype(array.dtype, jnp.floating)
     if array.ndim != 1 or not array.size or not is_real:
         raise ValueError(
-            f"{call}({name}=...): {name} must be real numbers of shape (N,), N >= 1; got "
-            f"shape {array.shape} and dtype {array.dtype}; pass one loss per example."
+            f"{call}({name}=...): {name} must be real floating-point numbers of shape "
+            f"(N,), N >= 1; got shape {array.shape} and dtype {array.dtype}; pass one "
+            f"loss per example."
         )
-    return array
+    return jnp.asarray(array)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Inexact, Int, PyTree
 
 from . import _checks
 from ._steps import advance, no_steps, step_key
@@ -44,6 +44,7 @@ def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransforma
 
     Raises:
       ValueError: if `sigma` is not finite or `decay` is outside [0, 1).
+      TypeError: if one of them is not a real number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,7 +68,7 @@ def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransforma
 
     def update_fn(updates, state, params=None):
         del params
-        rounding = _rounding(updates)
+        rounding = norm(jax.tree.map(_rounding, updates))
         updates = jax.tree.map(widen, updates)
         is_first = state.steps == 0
         rest = jax.tree.map(
@@ -76,7 +77,7 @@ def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransforma
             state.ema,
         )
         length = norm(updates)
-        is_noise = norm(rest) <= rounding * length
+        is_noise = norm(rest) <= rounding
         rest = jax.tree.map(lambda d: jnp.where(is_noise, jnp.zeros_like(d), d), rest)
         return rest, _remember(updates, state, jnp.isfinite(length))
 
@@ -112,7 +113,7 @@ def random_mask(
 
     Raises:
       ValueError: if `beta` is outside (0, 1] or `per` is another word.
-      TypeError: if `seed` is not an integer.
+      TypeError: if `beta` is not a real number or `seed` not an integer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -130,10 +131,9 @@ def random_mask(
     _checks.seed("random_mask", seed)
     _checks.one_of("random_mask", "per", per, ("coordinate", "tensor"))
 
-    # As a float, since bernoulli refuses the integer in `beta=1`.
-    probability = jnp.asarray(beta).astype(jnp.float32)
-
     def drop(key, g):
+        # As a float, since bernoulli refuses the integer in `beta=1`.
+        probability = jnp.asarray(beta).astype(jnp.float32)
         kept = jax.random.bernoulli(
             key, probability, g.shape if per == "coordinate" else ()
         )
@@ -149,13 +149,11 @@ def random_mask(
     return optax.GradientTransformation(no_steps, update_fn)
 
 
-def _rounding(updates: PyTree) -> float:
-    """Relative size below which a difference of gradients is only their rounding.
+def _rounding(g: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+    """Size below which a difference between this gradient and another is their rounding.
 
     One unit of the gradient's own dtype, and eight of the float32 (or wider) arithmetic
-    that averaged and summed it.
+    that summed and averaged it. Leaf by leaf: a bfloat16 one is no excuse for the others.
     """
-    leaves = jax.tree.leaves(updates)
-    own = max((float(jnp.finfo(g.dtype).eps) for g in leaves), default=0.0)
-    wide = max((float(jnp.finfo(widen(g).dtype).eps) for g in leaves), default=0.0)
-    return max(own, 8 * wide)
+    units = max(float(jnp.finfo(g.dtype).eps), 8 * float(jnp.finfo(widen(g).dtype).eps))
+    return widen(g) * jnp.asarray(units, widen(g).dtype)

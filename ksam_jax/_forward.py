@@ -7,7 +7,6 @@ may serve the gradient too. Which is correct follows from what the user passed.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +17,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 from . import _arguments, _checks
 from ._residuals import pull_back_rows, split_linearized
 from ._selection import Chosen, mean_weights, take
+
+# What computing can raise, as opposed to tracing: not about `keep`.
+_RUNTIME_ERRORS = (FloatingPointError, jax.errors.JaxRuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +42,10 @@ def per_example(
     A function of one example can't see the others, so one forward pass over the batch
     may give both the losses that select and the gradient of the selected: K-SAM then
     costs 1 + 5k forward passes' worth of work per example instead of 1 + 6k. `keep`
-    trades time and memory only, never the result:
+    trades time and memory only; the result is the same up to rounding:
 
-    - "nothing": the chosen examples run forward again. Least memory; fastest on many
-      models, since nothing but the losses leaves the first pass. Works with every loss.
+    - "nothing": the chosen examples run forward again. Least memory, and nothing but the
+      losses leaves the first pass. Works with every loss that has a gradient.
     - "matmuls": the outputs of matrix products and convolutions are kept for the chosen
       examples, and the elementwise rest is recomputed.
     - "all": every residual is kept. Fewest operations, most memory.
@@ -138,6 +140,8 @@ def _shared(mapped: PerExample, loss: Loss, params: PyTree, batch: PyTree) -> Pa
 
     try:
         losses, aux, linear = split_linearized(one, params, batch)
+    except _RUNTIME_ERRORS:
+        raise
     except Exception as error:
         raise _explained(error, mapped, loss, params, batch) from error
     n = jax.tree.leaves(batch)[0].shape[0]
@@ -147,6 +151,8 @@ def _shared(mapped: PerExample, loss: Loss, params: PyTree, batch: PyTree) -> Pa
         weights = mean_weights(chosen.counts).astype(losses.dtype)
         try:
             return uphill(pull_back_rows(linear, params, chosen.indices, weights))
+        except _RUNTIME_ERRORS:
+            raise
         except Exception as error:
             raise _explained(error, mapped, loss, params, batch) from error
 
@@ -157,11 +163,10 @@ def _explained(
     error: Exception, mapped: PerExample, loss: Loss, params: PyTree, batch: PyTree
 ) -> Exception:
     """The user's own error if the loss itself fails, else what `keep` can't do."""
-    jax.eval_shape(functools.partial(loss), params, batch)
+    jax.eval_shape(lambda p, b: loss(p, b), params, batch)
+    cause = (str(error).splitlines() or [""])[0]
     return ValueError(
-        f'per_example(keep="{mapped.keep}"): this loss can\'t share its forward pass '
-        f"(custom_vjp functions, some forms of lax.cond and losses that ignore the "
-        f'parameters can\'t be linearized example by example); pass keep="nothing". '
-        f"The cause was "
-        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        f'per_example(keep="{mapped.keep}"): this loss can\'t share its forward pass, for '
+        f"example because it uses a custom_vjp function or some form of lax.cond; pass "
+        f'keep="nothing". The cause was {type(error).__name__}: {cause}'
     )

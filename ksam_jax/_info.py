@@ -1,4 +1,4 @@
-"""What a step says about itself, and how to read it out of any optimizer state."""
+"""What a step says about itself."""
 
 from typing import NamedTuple
 

@@ -6,9 +6,10 @@ import optax
 
 from . import _checks
 from ._direction import random_mask, subtract_ema
+from ._mask import resolve_mask
 from ._perturbation import scale_to_adaptive_radius, scale_to_radius
 from ._selection import draw_subset, everything, rank_by_increase, rank_by_loss
-from ._transformation import checked_options, transformation
+from ._transformation import transformation
 
 
 def sam(
@@ -32,7 +33,8 @@ def sam(
     Args:
       rho: radius in the parameters' units; a float, a traced scalar or an
         `optax.Schedule`.
-      mask: which parameters are perturbed: a pytree of bools or a function of params.
+      mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
+        function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
       axis_name, sync_ascent, groups, num_microbatches: not available in this version.
 
@@ -42,6 +44,8 @@ def sam(
 
     Raises:
       ValueError: if `rho` is negative or not finite.
+      TypeError: if an argument has the wrong type, or a size is traced.
+      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -59,16 +63,18 @@ def sam(
       Generalization, ICLR 2021.
     """
     _checks.radius("sam", rho)
-    options = checked_options(
+    return transformation(
         "sam",
-        mask,
-        perturbed_dtype,
-        axis_name,
-        sync_ascent,
-        groups,
-        num_microbatches,
+        scale_to_radius(rho),
+        everything(),
+        everything(),
+        mask=mask,
+        perturbed_dtype=perturbed_dtype,
+        axis_name=axis_name,
+        sync_ascent=sync_ascent,
+        groups=groups,
+        num_microbatches=num_microbatches,
     )
-    return transformation(scale_to_radius(rho), everything(), everything(), options)
 
 
 def asam(
@@ -96,8 +102,10 @@ def asam(
         `optax.Schedule`.
       eta: added to the modulus of each weight, so that weights at zero move too.
       adaptive_mask: leaves for which T is used; a pytree of bools or a function of
-        params. None: leaves of two axes or more (T = 1 for biases and norm parameters).
-      mask: which parameters are perturbed: a pytree of bools or a function of params.
+        params (in which `optax.MaskedNode` stands for parameters that `mask` leaves out).
+        None: leaves of two axes or more (T = 1 for biases and norm parameters).
+      mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
+        function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
       axis_name, sync_ascent, groups, num_microbatches: not available in this version.
 
@@ -107,6 +115,8 @@ def asam(
 
     Raises:
       ValueError: if `rho` or `eta` is negative or not finite.
+      TypeError: if an argument has the wrong type, or a size is traced.
+      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -125,20 +135,21 @@ def asam(
     """
     _checks.radius("asam", rho)
     _checks.offset("asam", eta)
-    options = checked_options(
-        "asam",
-        mask,
-        perturbed_dtype,
-        axis_name,
-        sync_ascent,
-        groups,
-        num_microbatches,
-    )
+
+    def adaptive(params):
+        return resolve_mask("asam", "adaptive_mask", adaptive_mask, params)
+
     return transformation(
-        scale_to_adaptive_radius(rho, eta, adaptive_mask),
+        "asam",
+        scale_to_adaptive_radius(rho, eta, None if adaptive_mask is None else adaptive),
         everything(),
         everything(),
-        options,
+        mask=mask,
+        perturbed_dtype=perturbed_dtype,
+        axis_name=axis_name,
+        sync_ascent=sync_ascent,
+        groups=groups,
+        num_microbatches=num_microbatches,
     )
 
 
@@ -160,14 +171,16 @@ def random_sam(
       \epsilon = \rho \, \nabla L_M(w) / \|\nabla L_M(w)\|_2, \qquad
       u = \nabla L(w + \epsilon)
 
-    with M drawn anew at every step. 1 + m times the cost of SGD.
+    with M drawn anew at every step. 1 + m times the cost of SGD; `has_aux=True` adds a
+    forward pass over the whole batch, since aux is of all examples.
 
     Args:
       rho: radius in the parameters' units; a float, a traced scalar or an
         `optax.Schedule`.
       m: an integer is a number of examples, another real number in (0, 1] a fraction.
       seed: integer, may be traced; decides which examples are drawn.
-      mask: which parameters are perturbed: a pytree of bools or a function of params.
+      mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
+        function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
       axis_name, sync_ascent, groups, num_microbatches: not available in this version.
 
@@ -177,7 +190,8 @@ def random_sam(
 
     Raises:
       ValueError: if `rho` or `m` is out of range.
-      TypeError: if `m` is traced, or `seed` isn't an integer.
+      TypeError: if an argument has the wrong type, or a size is traced.
+      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -196,17 +210,17 @@ def random_sam(
     """
     _checks.radius("random_sam", rho)
     count = _checks.example_count("random_sam", "m", m)
-    options = checked_options(
-        "random_sam",
-        mask,
-        perturbed_dtype,
-        axis_name,
-        sync_ascent,
-        groups,
-        num_microbatches,
-    )
     return transformation(
-        scale_to_radius(rho), draw_subset(count, seed), everything(), options
+        "random_sam",
+        scale_to_radius(rho),
+        draw_subset(count, seed),
+        everything(),
+        mask=mask,
+        perturbed_dtype=perturbed_dtype,
+        axis_name=axis_name,
+        sync_ascent=sync_ascent,
+        groups=groups,
+        num_microbatches=num_microbatches,
     )
 
 
@@ -237,7 +251,8 @@ def k_sam(
         `optax.Schedule`.
       k: an integer is a number of examples, another real number in (0, 1] a fraction,
         rounded half up: `k=1` is one example, `k=1.0` all, which is SAM.
-      mask: which parameters are perturbed: a pytree of bools or a function of params.
+      mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
+        function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
       axis_name, sync_ascent, groups, num_microbatches: not available in this version.
 
@@ -247,7 +262,8 @@ def k_sam(
 
     Raises:
       ValueError: if `rho` or `k` is out of range.
-      TypeError: if `k` is traced.
+      TypeError: if an argument has the wrong type, or a size is traced.
+      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -265,16 +281,18 @@ def k_sam(
     """
     _checks.radius("k_sam", rho)
     hardest = rank_by_loss(_checks.example_count("k_sam", "k", k))
-    options = checked_options(
+    return transformation(
         "k_sam",
-        mask,
-        perturbed_dtype,
-        axis_name,
-        sync_ascent,
-        groups,
-        num_microbatches,
+        scale_to_radius(rho),
+        hardest,
+        hardest,
+        mask=mask,
+        perturbed_dtype=perturbed_dtype,
+        axis_name=axis_name,
+        sync_ascent=sync_ascent,
+        groups=groups,
+        num_microbatches=num_microbatches,
     )
-    return transformation(scale_to_radius(rho), hardest, hardest, options)
 
 
 def esam(
@@ -299,8 +317,12 @@ def esam(
       b_i \sim \mathrm{Bernoulli}(\beta), \qquad u = \nabla L_S(w + \epsilon)
 
     with S the examples whose loss the perturbation raised most. Its length is about
-    rho/sqrt(beta). Forward passes' worth of work per example: 4 + 3 gamma, or 4 + 2 gamma
-    where `per_example` shares the forward pass; SGD's is 3.
+    rho/sqrt(beta). Where there is no climb (a gradient that isn't finite, or with
+    `mask_per="tensor"` a draw that keeps no tensor) no loss rises, and the first gamma*N
+    finite examples are used.
+
+    Forward passes' worth of work per example: 4 + 3 gamma, or 4 + 2 gamma where
+    `per_example` shares the forward pass; SGD's is 3.
 
     Args:
       rho: radius before the mask; a float, a traced scalar or an `optax.Schedule`.
@@ -310,7 +332,8 @@ def esam(
       seed: integer, may be traced; decides the masks.
       mask_per: "coordinate" draws for every weight, as in the paper; "tensor" once per
         leaf and before scaling to radius rho/beta, as in the authors' code.
-      mask: which parameters are perturbed: a pytree of bools or a function of params.
+      mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
+        function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
       axis_name, sync_ascent, groups, num_microbatches: not available in this version.
 
@@ -320,7 +343,8 @@ def esam(
 
     Raises:
       ValueError: if `rho`, `beta` or `gamma` is out of range, or `mask_per` another word.
-      TypeError: if `gamma` is traced, or `seed` isn't an integer.
+      TypeError: if an argument has the wrong type, or a size is traced.
+      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -348,16 +372,18 @@ def esam(
     else:
         # Scaling comes last, so the radius is exactly rho/beta whatever was dropped.
         climb = optax.chain(drop, scale_to_radius(_divided(rho, beta)))
-    options = checked_options(
+    return transformation(
         "esam",
-        mask,
-        perturbed_dtype,
-        axis_name,
-        sync_ascent,
-        groups,
-        num_microbatches,
+        climb,
+        everything(),
+        rank_by_increase(count),
+        mask=mask,
+        perturbed_dtype=perturbed_dtype,
+        axis_name=axis_name,
+        sync_ascent=sync_ascent,
+        groups=groups,
+        num_microbatches=num_microbatches,
     )
-    return transformation(climb, everything(), rank_by_increase(count), options)
 
 
 def f_sam(
@@ -386,7 +412,8 @@ def f_sam(
         `optax.Schedule`.
       sigma: how much of the average is removed; 0 is SAM.
       decay: lambda, in [0, 1).
-      mask: which parameters are perturbed: a pytree of bools or a function of params.
+      mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
+        function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
       axis_name, sync_ascent, groups, num_microbatches: not available in this version.
 
@@ -396,6 +423,8 @@ def f_sam(
 
     Raises:
       ValueError: if `rho`, `sigma` or `decay` is out of range.
+      TypeError: if an argument has the wrong type, or a size is traced.
+      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -414,20 +443,17 @@ def f_sam(
     """
     _checks.radius("f_sam", rho)
     _checks.ema("f_sam", sigma, decay)
-    options = checked_options(
-        "f_sam",
-        mask,
-        perturbed_dtype,
-        axis_name,
-        sync_ascent,
-        groups,
-        num_microbatches,
-    )
     return transformation(
+        "f_sam",
         optax.chain(subtract_ema(sigma, decay), scale_to_radius(rho)),
         everything(),
         everything(),
-        options,
+        mask=mask,
+        perturbed_dtype=perturbed_dtype,
+        axis_name=axis_name,
+        sync_ascent=sync_ascent,
+        groups=groups,
+        num_microbatches=num_microbatches,
     )
 
 

@@ -25,9 +25,10 @@ class GradientPass(NamedTuple):
 
     Attributes:
       gradient: of the mean loss over the chosen examples.
-      chosen: these examples; None for all.
+      chosen: the examples that the gradient is of; None for the whole batch.
       losses: of the examples that ran forward; None if none did.
-      rows: these examples; None for all.
+      rows: the examples that the losses are of; None for the whole batch. K-SAM's climb
+        chooses k examples by the losses of all.
       aux: of the forward pass over the whole batch; None if there was none.
       state: the selection's next state.
     """
@@ -47,11 +48,13 @@ def gradient_pass(
     state: Any,
     see: Callable[[Any], Evidence],
     look_first: bool,
+    chosen: Chosen | None = None,
 ) -> GradientPass:
     """The gradient at `params` over the selected examples.
 
     `look_first` runs the whole batch forward before choosing; `see` turns its losses,
-    or None, into what the selection may look at.
+    or None, into what the selection may look at. Examples that are `chosen` already are
+    taken as they are.
     """
     loss, batch, _ = problem
     if selection.choose is None:
@@ -63,18 +66,19 @@ def gradient_pass(
         chosen, state = selection.choose(see(run.losses), state)
         gradient = run.gradient(chosen)
         return GradientPass(gradient, chosen, run.losses, None, run.aux, state)
-    chosen, state = selection.choose(see(None), state)
+    if chosen is None:
+        chosen, state = selection.choose(see(None), state)
     run = whole(loss, params, take(batch, chosen.indices))
     gradient = run.gradient(chosen.counts)
     return GradientPass(gradient, chosen, run.losses, chosen, None, state)
 
 
 def given_gradient(
-    gradient: PyTree, problem: Problem, params: PyTree, state: Any, needs_losses: bool
+    gradient: PyTree, problem: Problem, params: PyTree, state: Any, look_first: bool
 ) -> GradientPass:
     """The caller's gradient over all examples; a forward pass only where needed."""
     loss, batch, _ = problem
-    losses, aux = loss(params, batch) if needs_losses else (None, None)
+    losses, aux = loss(params, batch) if look_first else (None, None)
     return GradientPass(gradient, None, losses, None, aux, state)
 
 

@@ -15,8 +15,9 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from . import _checks
+from ._mask import resolve_mask
 from ._steps import StepCount, advance, no_steps
-from ._tree import norm, ratio, resolve_mask, widen
+from ._tree import norm, ratio, widen
 
 
 def scale_to_radius(rho: Any) -> optax.GradientTransformation:
@@ -33,6 +34,7 @@ def scale_to_radius(rho: Any) -> optax.GradientTransformation:
 
     Raises:
       ValueError: if `rho` is negative or not finite.
+      TypeError: if `rho` is neither a real number nor a schedule.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,7 +78,9 @@ def scale_to_adaptive_radius(
       An `optax.GradientTransformation` whose `update` needs `params`.
 
     Raises:
-      ValueError: if `rho` or `eta` is negative or not finite, or `params` is missing.
+      ValueError: if `rho` or `eta` is negative or not finite, if `params` is missing, or
+        if `mask` doesn't fit them.
+      TypeError: if an argument has the wrong type.
 
     Example:
       >>> import jax.numpy as jnp
@@ -116,7 +120,12 @@ def scale_to_adaptive_radius(
 
 
 def _value(rho: Any, state: StepCount) -> Any:
-    return rho(state.steps) if callable(rho) else rho
+    value: Any = rho(state.steps) if callable(rho) else rho
+    if value is None or jnp.ndim(value):
+        raise ValueError(
+            f"the schedule rho={rho!r} must return one number for a step; got {value!r}."
+        )
+    return value
 
 
 def _to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
@@ -133,4 +142,4 @@ def _to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
 def _adaptive_leaves(mask: Any, params: PyTree) -> PyTree:
     if mask is None:
         return jax.tree.map(lambda p: p.ndim > 1, params)
-    return resolve_mask("adaptive_mask", mask, params)
+    return resolve_mask("scale_to_adaptive_radius", "mask", mask, params)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree, Real
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from . import _checks
 from ._steps import advance, no_steps, step_key
@@ -92,6 +92,8 @@ def highest_loss(k: Any) -> Selection:
 def largest_increase(gamma: Any) -> Selection:
     """The examples whose loss the perturbation raised most; for the descent only.
 
+    Ties go to the lowest index; without a perturbation all are ties.
+
     Args:
       gamma: how many, as `k` in `highest_loss`.
 
@@ -118,6 +120,8 @@ def largest_increase(gamma: Any) -> Selection:
 def random_subset(m: Any, seed: Any = 0) -> Selection:
     """Examples drawn uniformly without replacement, anew at every step.
 
+    Two of them with the same seed, for the climb and for the descent, draw the same.
+
     Args:
       m: how many, as `k` in `highest_loss`.
       seed: integer, may be traced; the same seed draws the same subsets, step by step.
@@ -142,7 +146,7 @@ def random_subset(m: Any, seed: Any = 0) -> Selection:
     return draw_subset(_checks.example_count("random_subset", "m", m), seed)
 
 
-def top_k_mask(losses: Real[Array, " N"], k: Any) -> Real[Array, " N"]:
+def top_k_mask(losses: Float[Array, " N"], k: Any) -> Float[Array, " N"]:
     """A 0/1 mask of the k highest losses, to weight losses instead of gathering them.
 
     With it a loss of the caller's own can be restricted to the highest-loss examples:
@@ -178,7 +182,7 @@ def top_k_mask(losses: Real[Array, " N"], k: Any) -> Real[Array, " N"]:
     return jnp.zeros_like(losses).at[chosen.indices].max(marks)
 
 
-def top_k(scores: Real[Array, " N"], count: int) -> Chosen:
+def top_k(scores: Float[Array, " N"], count: int) -> Chosen:
     """The `count` highest finite scores; ties to the lowest index.
 
     Where fewer are finite, the first row is repeated and doesn't count: a bad row is then

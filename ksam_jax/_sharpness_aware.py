@@ -5,7 +5,7 @@ from typing import Any
 import optax
 
 from ._selection import Selection, everything
-from ._transformation import checked_options, transformation
+from ._transformation import transformation
 
 
 def sharpness_aware(
@@ -37,11 +37,16 @@ def sharpness_aware(
       needs it; else `info.loss` and `info.sharpness` are NaN. Complex gradients, given
       or returned, are conjugated as Optax expects: they point where the loss rises.
     - `loss_fn(params, batch)` returns one loss per example, shape `(N,)`, or
-      `(losses, aux)` with `has_aux=True`. With `per_example` the forward pass that
-      selects may be shared.
+      `(losses, aux)` with `has_aux=True`. It is called on the chosen examples alone too,
+      so whatever is per example belongs into `batch`. With `per_example` the forward pass
+      that selects may be shared.
     - `batch`: a pytree whose leaves share the leading axis N. Give each example its own
       (typed) dropout key, and it keeps it in both passes.
     - aux is that of the clean pass over the whole batch; take it with `take_aux`.
+
+    Chain clipping and weight decay behind it: in front there are no updates to act on.
+    `optax.masked`, `partition`, `flatten`, `MultiSteps` and `apply_if_finite` map over
+    updates as well, so they go around the base optimizer.
 
     Args:
       perturbation: an Optax transformation from the ascent gradient to epsilon, such as
@@ -52,7 +57,10 @@ def sharpness_aware(
       mask: which parameters are perturbed: a pytree of bools (or a prefix of one) or a
         function of params, as in `optax.masked`. Norms run over the perturbed ones only.
       perturbed_dtype: dtype of the perturbed weights, None to keep the parameters' own.
-        In bfloat16 a small perturbation rounds away: pass jnp.float32 there.
+        In bfloat16 a small perturbation rounds away: of one of radius 0.05 on 1e7
+        weights of standard deviation 0.02 the applied one keeps a cosine of 0.57 to
+        the intended one. Pass jnp.float32 there. A model that itself casts its parameters
+        to bfloat16 rounds all the same.
       axis_name, sync_ascent, groups, num_microbatches: for several devices and for
         accumulation; not available in this version.
 
@@ -62,7 +70,8 @@ def sharpness_aware(
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `ascent` needs losses that the climb can't have.
+      ValueError: if `ascent` needs losses that the climb can't have; in `init` and
+        `update` if `mask` doesn't fit the parameters, and for bad input of theirs.
       NotImplementedError: if an argument for several devices is used.
 
     Example:
@@ -89,16 +98,18 @@ def sharpness_aware(
     ascent = everything() if ascent is None else ascent
     descent = everything() if descent is None else descent
     _check_parts(perturbation, ascent, descent)
-    options = checked_options(
+    return transformation(
         "sharpness_aware",
-        mask,
-        perturbed_dtype,
-        axis_name,
-        sync_ascent,
-        groups,
-        num_microbatches,
+        perturbation,
+        ascent,
+        descent,
+        mask=mask,
+        perturbed_dtype=perturbed_dtype,
+        axis_name=axis_name,
+        sync_ascent=sync_ascent,
+        groups=groups,
+        num_microbatches=num_microbatches,
     )
-    return transformation(perturbation, ascent, descent, options)
 
 
 def _check_parts(perturbation: Any, ascent: Any, descent: Any) -> None:

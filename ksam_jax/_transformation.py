@@ -4,16 +4,15 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
 from . import _arguments, _checks
 from ._forward import Loss
 from ._info import SharpnessAwareInfo, blank_info, describe
+from ._mask import masked, only, perturbed_leaves
 from ._passes import GradientPass, Problem, given_gradient, gradient_pass, perturb
 from ._selection import Chosen, Evidence, Selection
-from ._tree import resolve_mask
 
 
 class SharpnessAwareState(NamedTuple):
@@ -34,46 +33,31 @@ class SharpnessAwareState(NamedTuple):
     aux: Any = None
 
 
-class Options(NamedTuple):
-    """What all methods have in common besides their answers to the three questions."""
-
-    mask: Any
-    perturbed_dtype: Any
-
-
-def checked_options(
+def transformation(
     call: str,
+    perturbation: optax.GradientTransformation,
+    ascent: Selection,
+    descent: Selection,
+    *,
     mask: Any,
     perturbed_dtype: Any,
     axis_name: Any,
     sync_ascent: bool,
     groups: int | None,
     num_microbatches: int | None,
-) -> Options:
-    """The options if they are good; `call` is what the user called, for messages."""
-    _checks.inexact_dtype(call, perturbed_dtype)
-    _checks.not_yet(
-        call,
-        axis_name=(axis_name, None),
-        sync_ascent=(sync_ascent, True),
-        groups=(groups, None),
-        num_microbatches=(num_microbatches, None),
-    )
-    return Options(mask, perturbed_dtype)
-
-
-def transformation(
-    perturbation: optax.GradientTransformation,
-    ascent: Selection,
-    descent: Selection,
-    options: Options,
 ) -> optax.GradientTransformationExtraArgs:
-    """The transformation of `sharpness_aware`, from checked arguments."""
+    """The transformation behind `call`, which is what the user typed, for messages."""
+    _checks.float_dtype(call, perturbed_dtype)
+    _checks.not_yet(call, "axis_name", axis_name, (None,))
+    _checks.not_yet(call, "sync_ascent", sync_ascent, (True,))
+    _checks.not_yet(call, "groups", groups, (None, 1))
+    _checks.not_yet(call, "num_microbatches", num_microbatches, (None, 1))
 
     def init_fn(params):
         params = _arguments.parameters("tx.init", params)
+        flags = perturbed_leaves(call, mask, params)
         return SharpnessAwareState(
-            perturbation=_masked(perturbation, options.mask, params).init(params),
+            perturbation=masked(perturbation, flags).init(params),
             ascent=ascent.init(),
             descent=descent.init(),
             info=blank_info(params),
@@ -92,23 +76,23 @@ def transformation(
         problem, params, given = _checked(
             updates, params, loss_fn, batch, has_aux, ascent.call
         )
-        needs_clean = has_aux or "clean" in ascent.reads | descent.reads
-        climb = _climb(problem, params, given, ascent, state.ascent, needs_clean)
-        epsilon, perturbation_state = _masked(perturbation, options.mask, params).update(
+        flags = perturbed_leaves(call, mask, params)
+        look_first = has_aux or "clean" in ascent.reads | descent.reads
+        climb = _climb(problem, params, given, ascent, state.ascent, look_first)
+
+        epsilon, perturbation_state = masked(perturbation, flags).update(
             climb.gradient, state.perturbation, params, **extra_args
         )
-        only = functools.partial(_only, options.mask, params)
-        perturbed, applied = perturb(params, only(epsilon), options.perturbed_dtype)
+        _arguments.same_structure(call, epsilon, params)
+        perturbed, applied = perturb(params, only(flags, epsilon), perturbed_dtype)
+
         again = climb.chosen if descent is ascent else None
         fall = _fall(problem, perturbed, climb.losses, descent, state.descent, again)
-
-        info = describe(
-            climb, fall, only(climb.gradient), only(fall.gradient), applied, state.info
-        )
-        new_state = SharpnessAwareState(
+        gradients = only(flags, climb.gradient), only(flags, fall.gradient)
+        info = describe(climb, fall, *gradients, applied, state.info)
+        return _cast_like(fall.gradient, params), SharpnessAwareState(
             perturbation_state, climb.state, fall.state, info, climb.aux
         )
-        return _cast_like(fall.gradient, params), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -130,13 +114,13 @@ def _climb(
     given: PyTree | None,
     ascent: Selection,
     state: Any,
-    needs_losses: bool,
+    look_first: bool,
 ) -> GradientPass:
     """The ascent gradient, computed or given."""
     if given is not None:
-        return given_gradient(given, problem, params, state, needs_losses)
+        return given_gradient(given, problem, params, state, look_first)
     see = functools.partial(Evidence, problem.num_examples)
-    return gradient_pass(problem, params, ascent, state, see, needs_losses)
+    return gradient_pass(problem, params, ascent, state, see, look_first)
 
 
 def _fall(
@@ -148,27 +132,9 @@ def _fall(
     again: Chosen | None,
 ) -> GradientPass:
     """The descent gradient, over the examples of the climb `again` if there are some."""
-    if again is not None:
-        descent = descent._replace(choose=lambda evidence, state: (again, state))
     see = functools.partial(Evidence, problem.num_examples, clean_losses)
     look_first = "perturbed" in descent.reads
-    return gradient_pass(problem, perturbed, descent, state, see, look_first)
-
-
-def _masked(
-    perturbation: optax.GradientTransformation, mask: Any, params: PyTree
-) -> optax.GradientTransformationExtraArgs:
-    if mask is None:
-        return optax.with_extra_args_support(perturbation)
-    return optax.masked(perturbation, resolve_mask("mask", mask, params))
-
-
-def _only(mask: Any, params: PyTree, tree: PyTree) -> PyTree:
-    """Zeros where the mask says that a parameter isn't perturbed."""
-    if mask is None:
-        return tree
-    flags = resolve_mask("mask", mask, params)
-    return jax.tree.map(lambda flag, x: x if flag else jnp.zeros_like(x), flags, tree)
+    return gradient_pass(problem, perturbed, descent, state, see, look_first, again)
 
 
 def _cast_like(tree: PyTree, params: PyTree) -> PyTree:

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, PyTree
 
 
@@ -46,23 +45,3 @@ def ratio(numerator: Array, denominator: Array) -> Array:
     usable = (denominator > 0) & jnp.isfinite(denominator)
     safe = jnp.where(usable, denominator, jnp.ones_like(denominator))
     return jnp.where(usable, numerator / safe, jnp.zeros_like(denominator))
-
-
-def resolve_mask(name: str, mask: Any, params: PyTree) -> PyTree:
-    """The mask as one bool per leaf of `params`: a pytree, a prefix of one, a function."""
-    given = mask(params) if callable(mask) else mask
-    try:
-        flags = jax.tree.broadcast(given, params)
-        return jax.tree.map(_flag, flags)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{name}={mask!r}: must be a pytree of bools with the structure of params "
-            f"(or a prefix of it), or a function of params that returns one; got "
-            f"{jax.tree.structure(given)} for params {jax.tree.structure(params)}."
-        ) from error
-
-
-def _flag(value: Any) -> bool:
-    if isinstance(value, Tracer) or value not in (True, False):
-        raise TypeError(f"{value!r} is not a bool known when the step is traced")
-    return bool(value)

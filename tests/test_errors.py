@@ -436,6 +436,27 @@ def test_a_plain_optax_call_is_told_the_line_to_write():
         tx.update(params(), tx.init(params()), params())
 
 
+def eagerly(loss_fn: Any, examples: Any) -> Any:
+    """A step outside of `jit`, which would refuse some input before we do."""
+    tx: Any = kj.k_sam(k=3)
+    return tx.update(None, tx.init(params()), params(), loss_fn=loss_fn, batch=examples)
+
+
+def test_strings_in_the_batch_are_refused():
+    named = {**batch(), "id": np.array(list("abcdefg"))}
+    with pytest.raises(TypeError, match=r"numbers, bools or keys.*\['id'\].*leave it out"):
+        eagerly(losses, named)
+
+
+@pytest.mark.parametrize("keep", ["matmuls", "all"])
+def test_a_nan_found_by_debug_nans_is_not_blamed_on_keep(keep):
+    def undefined(p: Any, example: Any) -> Any:
+        return jnp.log(0.0 * example_loss(p, example) - 1.0)
+
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
+        eagerly(kj.per_example(undefined, keep=keep), batch())
+
+
 @rows(
     [
         (
@@ -569,6 +590,13 @@ def test_injected_number_of_examples_is_fine_if_static():
             "another shape",
             lambda: update(kj.sam(), updates={"w": jnp.ones(4), "b": jnp.ones(())}),
             r"updates.*\['w'\].*\(4,\).*\(3,\)",
+        ),
+        (
+            "complex for real parameters",
+            lambda: update(
+                kj.sam(), updates={"w": jnp.ones(3, complex), "b": jnp.ones(())}
+            ),
+            r"updates.*\['w'\].*complex64.*float32",
         ),
     ]
 )

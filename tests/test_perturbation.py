@@ -1,5 +1,6 @@
 """Question 2: the perturbations as plain Optax transformations, gradient -> epsilon."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -534,10 +535,55 @@ def test_esam_by_tensor_has_radius_rho_over_beta_whatever_is_dropped(rho):
     assert len({tuple(row) for row in kept.tolist()}) > 4
 
 
-def test_mask_that_names_nothing_makes_a_plain_step():
-    epsilon, info = revealed_epsilon(ksam_jax.sam(0.3, mask=False), weights())
-    assert length(epsilon) == 0.0
-    assert float(info.perturbation_norm) == 0.0
+@pytest.mark.parametrize("mask", [False, lambda params: False])
+def test_mask_that_names_nothing_is_refused(mask: Any):
+    with pytest.raises(ValueError, match=r"sam\(mask=.*at least one parameter"):
+        ksam_jax.sam(0.3, mask=mask).init(weights())
+
+
+def test_a_function_as_mask_under_inject_hyperparams_is_not_taken_for_a_schedule():
+    """Optax calls every function that isn't named as static with the step count."""
+
+    def only_axes(params: Any) -> Any:
+        return jax.tree.map(lambda p: p.ndim > 0, params)
+
+    injected = optax.inject_hyperparams(ksam_jax.sam)
+    with pytest.raises(ValueError, match=r"at least one parameter.*static_args"):
+        injected(rho=0.3, mask=only_axes).init(weights())
+    static = optax.inject_hyperparams(ksam_jax.sam, static_args=("mask",))
+    epsilon, info = revealed_epsilon(static(rho=0.3, mask=only_axes), weights())
+    assert float(info.perturbation_norm) == pytest.approx(0.3, rel=1e-5)
+    assert float(epsilon["s"]) == 0.0
+
+
+def test_a_module_that_can_be_called_is_a_mask_if_its_leaves_are_bools():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Callable:
+        w: Any
+        b: Any
+
+        def __call__(self, x: Any) -> Any:
+            return self.w @ x
+
+    params = Callable(jnp.array([1.0, 2.0]), jnp.array(3.0))
+    gradient = Callable(jnp.array([3.0, 4.0]), jnp.array(7.0))
+    tx = ksam_jax.sam(0.5, mask=Callable(True, False))
+
+    def loss(p: Any, batch: Any) -> Any:
+        return batch * (gradient.w @ p.w + gradient.b * p.b)
+
+    _, state = tx.update(None, tx.init(params), params, loss_fn=loss, batch=jnp.ones(2))
+    assert float(ksam_jax.get_info(state).sharpness) == pytest.approx(2.5, rel=1e-5)
+
+
+def test_a_bfloat16_leaf_is_no_excuse_to_drop_small_changes_of_the_others():
+    climb = ksam_jax.subtract_ema()
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(1, jnp.bfloat16)}
+    state = climb.init(params)
+    _, state = climb.update({**params, "a": jnp.array([1.0, 0.0])}, state)
+    rest, _ = climb.update({**params, "a": jnp.array([1.0, 0.005])}, state)
+    np.testing.assert_allclose(rest["a"], [0.0, 0.005], rtol=1e-6)
 
 
 def test_small_radius_survives_bfloat16_weights_with_perturbed_dtype():
