@@ -15,7 +15,8 @@ class SharpnessAwareInfo(NamedTuple):
     """What the two passes of a step gave for free; read it with `get_info`.
 
     All are scalars in float32 (float64 for float64 parameters), zero before the first
-    step, and NaN where the step didn't compute what they need.
+    step, and NaN where the step didn't compute what they need (a gradient was handed in,
+    or the two passes shared no example): `jax_debug_nans` stops there.
 
     Attributes:
       loss: mean loss at the unperturbed weights over the examples run there: the whole

@@ -1,0 +1,164 @@
+"""Running statistics are those of one clean pass over the whole batch, and no other."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from flax.errors import TraceContextError
+from problems import (
+    Draw,
+    abstract,
+    assert_close,
+    cross_entropy,
+    on_one_worker,
+    quick_jit,
+    updater,
+)
+
+import ksam_jax
+
+METHODS = {
+    "sam": ksam_jax.sam(rho=0.1),
+    "asam": ksam_jax.asam(rho=0.5),
+    "random_sam": ksam_jax.random_sam(rho=0.1, m=0.4),
+    "k_sam": ksam_jax.k_sam(rho=0.1, k=0.4),
+    "esam": ksam_jax.esam(rho=0.1),
+    "f_sam": ksam_jax.f_sam(rho=0.1),
+}
+BATCHES = [{"x": draw((9, 3), 2.0), "y": draw.labels(9, 3)} for draw in map(Draw, range(3))]
+
+
+class Model(NamedTuple):
+    """Parameters, statistics, and `(params, stats, batch) -> (losses, stats)`."""
+
+    params: Any
+    stats: Any
+    apply: Any
+
+
+def losses_of(logits, batch):
+    return jax.vmap(cross_entropy)(logits, batch["y"])
+
+
+def linen_model():
+    class Network(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Dense(6)(x)
+            x = linen.BatchNorm(use_running_average=False, momentum=0.7)(x)
+            return linen.Dense(3)(linen.tanh(x))
+
+    model = Network()
+    variables = model.init(jax.random.key(1), BATCHES[0]["x"])
+
+    def apply(params, stats, batch):
+        logits, after = model.apply(
+            {"params": params, "batch_stats": stats},
+            batch["x"],
+            mutable=["batch_stats"],
+        )
+        return losses_of(logits, batch), after["batch_stats"]
+
+    return Model(variables["params"], variables["batch_stats"], apply)
+
+
+class NNXNetwork(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(3, 6, rngs=rngs)
+        self.norm = nnx.BatchNorm(6, momentum=0.7, rngs=rngs)
+        self.last = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(nnx.tanh(self.norm(self.first(x))))
+
+
+def nnx_model(copy=True):
+    graphdef, params, stats = nnx.split(NNXNetwork(nnx.Rngs(1)), nnx.Param, nnx.BatchStat)
+
+    def apply(params, stats, batch):
+        model = nnx.merge(graphdef, params, stats, copy=copy)
+        logits = model(batch["x"])
+        return losses_of(logits, batch), nnx.state(model, nnx.BatchStat)
+
+    return Model(params, stats, apply)
+
+
+MODELS = {"linen": linen_model, "nnx": nnx_model}
+
+
+@functools.cache
+def one_clean_pass(name):
+    return quick_jit(MODELS[name]().apply)
+
+
+def training_step(model, tx):
+    """One step of a training loop: the statistics are what `take_aux` gives."""
+
+    @quick_jit
+    def step(params, stats, opt_state, batch):
+        def loss_fn(params, batch):
+            return model.apply(params, stats, batch)
+
+        update = updater(tx, loss_fn, has_aux=True)
+        updates, opt_state = update(opt_state, params, batch)
+        stats, opt_state = ksam_jax.take_aux(opt_state)
+        return optax.apply_updates(params, updates), stats, opt_state
+
+    return step
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", [on_one_worker(m) for m in MODELS])
+def test_statistics_are_those_of_one_clean_pass_over_the_whole_batch(name, method):
+    model = MODELS[name]()
+    tx = optax.chain(METHODS[method], optax.sgd(0.2, momentum=0.9))
+    step = training_step(model, tx)
+    params, stats, opt_state = model.params, model.stats, tx.init(model.params)
+    for batch in BATCHES:
+        _, expected = one_clean_pass(name)(params, stats, batch)
+        params, stats, opt_state = step(params, stats, opt_state, batch)
+        assert_close(stats, expected, 1e-6, 1e-6)
+    assert abstract(stats) == abstract(model.stats)
+    moved = [
+        np.max(np.abs(a - b))
+        for a, b in zip(jax.tree.leaves(stats), jax.tree.leaves(model.stats), strict=True)
+    ]
+    assert min(moved) > 0.01
+    assert abstract(opt_state) == abstract(tx.init(model.params))
+
+
+def test_the_flax_models_agree_so_that_neither_hides_a_mistake():
+    linen_net, nnx_net = linen_model(), nnx_model()
+    pure = nnx.to_pure_dict(nnx_net.params)
+    params = {
+        "Dense_0": pure["first"],
+        "BatchNorm_0": pure["norm"],
+        "Dense_1": pure["last"],
+    }
+    batch = BATCHES[0]
+    expected, stats = one_clean_pass("nnx")(nnx_net.params, nnx_net.stats, batch)
+    losses, linen_stats = one_clean_pass("linen")(params, linen_net.stats, batch)
+    assert_close(losses, expected, 1e-5, 1e-5)
+    assert_close(linen_stats["BatchNorm_0"], nnx.to_pure_dict(stats)["norm"], 1e-6)
+
+
+def test_the_nnx_model_outside_the_step_is_never_written():
+    model = nnx_model()
+    before = jax.tree.map(jnp.copy, (model.params, model.stats))
+    tx = ksam_jax.k_sam(rho=0.1, k=0.4)
+    step = training_step(model, tx)
+    step(model.params, model.stats, tx.init(model.params), BATCHES[0])
+    assert_close((model.params, model.stats), before, 0, 0)
+
+
+def test_nnx_refuses_to_merge_shared_statistics_without_copying_them():
+    model = nnx_model(copy=False)
+    tx = ksam_jax.sam(rho=0.1)
+    step = training_step(model, tx)
+    with pytest.raises(TraceContextError, match="different trace level"):
+        step(model.params, model.stats, tx.init(model.params), BATCHES[0])

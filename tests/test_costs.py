@@ -1,0 +1,155 @@
+"""What a training step costs: XLA's own count of floating-point operations.
+
+With a forward pass of 1 and a backward pass of 2 per example, and k the chosen share:
+SGD 3, SAM 6, K-SAM 1 + 5k shared and 1 + 6k recomputing, ESAM 5 at gamma = 1/2 with the
+second forward pass shared. Measured ratios lie a little above these: the first layer
+needs no gradient of its input, so the backward pass is below 2, and norms, masks and
+selections aren't free.
+"""
+
+import functools
+
+import jax
+import optax
+import pytest
+from problems import batched, cnn, mean_loss, on_one_worker, quick_jit, updater, vit
+
+import ksam_jax
+
+BATCH = 64
+TOKENS, WIDTH, DEPTH, PATCH = 16, 64, 2, 12
+WIDTHS = (32, 64, 64)
+
+PROBLEMS = {
+    "vit": functools.partial(
+        vit, n=BATCH, tokens=TOKENS, width=WIDTH, depth=DEPTH, heads=4, patch=PATCH
+    ),
+    "cnn_group_norm": functools.partial(cnn, n=BATCH, widths=WIDTHS),
+}
+models = pytest.mark.parametrize("model", [on_one_worker(m) for m in PROBLEMS])
+BASE = optax.sgd(0.1, momentum=0.9)
+
+
+def operations(step, *arguments):
+    """XLA's count for a compiled function (fewer LLVM optimizations don't change it)."""
+    shapes = jax.eval_shape(lambda: arguments)
+    analysis = quick_jit(step).lower(*shapes).compile().cost_analysis()
+    assert analysis is not None
+    return analysis["flops"]
+
+
+@functools.cache
+def sgd(model):
+    problem = PROBLEMS[model]()
+    gradient = jax.grad(mean_loss(batched(problem.example_loss)))
+
+    def step(params, state, batch):
+        updates, state = BASE.update(gradient(params, batch), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = BASE.init(problem.params)
+    return operations(step, problem.params, state, problem.batch)
+
+
+def sharpness_aware(model, method, keep):
+    problem = PROBLEMS[model]()
+    loss_fn = batched(problem.example_loss)
+    if keep is not None:
+        loss_fn = ksam_jax.per_example(problem.example_loss, keep=keep)
+    tx = optax.chain(method, BASE)
+    update = updater(tx, loss_fn)
+
+    def step(params, state, batch):
+        updates, state = update(state, params, batch)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(problem.params)
+    return operations(step, problem.params, state, problem.batch)
+
+
+def test_the_count_sees_the_matrix_products_of_the_vit():
+    layers = DEPTH * (12 * WIDTH * WIDTH + 2 * TOKENS * WIDTH)
+    first = PATCH * WIDTH * 2 / 3  # without the gradient of its input
+    products = 6 * BATCH * TOKENS * (layers + first)
+    assert 1.0 < sgd("vit") / products < 1.1
+
+
+def test_the_count_sees_the_convolutions_of_the_cnn():
+    # Multiplications by the padding aren't counted: 22 of 24 taps per axis are inside
+    # an 8x8 image, 11 of 12 at stride 2, 10 of 12 inside a 4x4 one.
+    first = 64 * (22 / 24) ** 2 * 9 * 2 * WIDTHS[0] * 2 / 3
+    second = 16 * (11 / 12) ** 2 * 9 * WIDTHS[0] * WIDTHS[1]
+    third = 16 * (10 / 12) ** 2 * 9 * WIDTHS[1] * WIDTHS[2]
+    products = 6 * BATCH * (first + second + third)
+    assert 1.0 < sgd("cnn_group_norm") / products < 1.1
+
+
+# The lower limits are there so that a count that misses something can't pass.
+
+
+@models
+@pytest.mark.parametrize("keep", ["all", "matmuls"])
+def test_k_sam_with_a_shared_forward_pass_costs_at_most_077_of_sgd(model, keep):
+    count = sharpness_aware(model, ksam_jax.k_sam(k=0.25), keep)
+    assert 0.74 < count / sgd(model) <= 0.77
+
+
+@models
+@pytest.mark.parametrize("keep", ["nothing", None])
+def test_k_sam_recomputing_costs_at_most_085_of_sgd(model, keep):
+    count = sharpness_aware(model, ksam_jax.k_sam(k=0.25), keep)
+    assert 0.82 < count / sgd(model) <= 0.85
+
+
+@pytest.mark.parametrize(
+    ("model", "keep"),
+    [
+        on_one_worker("vit", "all"),
+        on_one_worker("cnn_group_norm", "all"),
+        on_one_worker("cnn_group_norm", "matmuls"),
+    ],
+)
+def test_esam_with_a_shared_forward_pass_costs_at_most_170_of_sgd(model, keep):
+    count = sharpness_aware(model, ksam_jax.esam(gamma=0.5), keep)
+    assert 1.65 < count / sgd(model) <= 1.70
+
+
+@models
+def test_sam_costs_at_most_202_of_sgd_and_no_more_than_optax_sam(model):
+    problem = PROBLEMS[model]()
+    gradient = jax.grad(mean_loss(batched(problem.example_loss)))
+    climb = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+    tx = optax.contrib.sam(BASE, climb, opaque_mode=True)
+
+    def step(params, state, batch):
+        updates, state = tx.update(
+            gradient(params, batch),
+            state,
+            params,
+            grad_fn=lambda perturbed, _: gradient(perturbed, batch),
+        )
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(problem.params)
+    theirs = operations(step, problem.params, state, problem.batch)
+    ours = sharpness_aware(model, ksam_jax.sam(), None)
+    assert 1.98 < ours / sgd(model) <= 2.02
+    # What `info` reports (two losses, two norms, an angle) is all that we add.
+    assert ours <= 1.002 * theirs
+
+
+@pytest.mark.xdist_group("cnn_group_norm")
+def test_a_random_quarter_for_the_ascent_costs_a_quarter_more_than_sgd():
+    count = sharpness_aware("cnn_group_norm", ksam_jax.random_sam(m=0.25), None)
+    assert 1.24 < count / sgd("cnn_group_norm") <= 1.26
+
+
+@pytest.mark.xdist_group("cnn_group_norm")
+def test_a_gradient_that_the_caller_has_isnt_computed_again():
+    problem = PROBLEMS["cnn_group_norm"]()
+    tx = optax.chain(ksam_jax.sam(), BASE)
+    update = updater(tx, batched(problem.example_loss))
+    given = operations(
+        update, tx.init(problem.params), problem.params, problem.batch, problem.params
+    )
+    assert 0.98 < given / sgd("cnn_group_norm") <= 1.01
