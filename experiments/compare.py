@@ -1,0 +1,205 @@
+"""Compares sharpness-aware methods with SGD: how accurate they are, and what they cost.
+
+Trains every method with several seeds on real data and prints a table: test accuracy,
+operations and time of a training step against SGD's, sharpness at the end; then the
+paired differences between K-SAM and SGD, SAM, and K-SAM's examples without its climb.
+Hyperparameters are those that `python -m experiments.search` chose on validation.
+
+Writes OUT/DATASET/results.json and comparison.png. While it runs, finished parts are in
+results.partial.json beside them; the results of an earlier run stay until it is done.
+
+With its defaults it takes about a minute and a half on two cores, and needs no download.
+
+Example: python -m experiments.compare --methods sgd sam k_sam --splits 10
+"""
+
+import datetime
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+from tyro.conf import arg
+
+from experiments import choices, cli, cost, data, files, plots, progress, report, results
+from experiments.configs.compare import PROTOCOLS, Protocol
+from experiments.methods import METHODS
+from experiments.options import (
+    DataDir,
+    DatasetName,
+    LabelNoise,
+    MethodNames,
+    chosen_methods,
+)
+from experiments.splits import draw_test
+from experiments.study import Study, one_batch, prepare, train_all
+
+PROG = "python -m experiments.compare"
+RESULTS, PARTIAL, PICTURE = "results.json", "results.partial.json", "comparison.png"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the comparison."""
+
+    dataset: DatasetName = "digits"
+    data_dir: DataDir = None
+    methods: MethodNames = tuple(METHODS)
+    seeds: Annotated[
+        int,
+        arg(
+            help="Seeds for each method and split: initial weights and order of the "
+            "batches, the same for all methods."
+        ),
+    ] = 5
+    splits: Annotated[
+        int,
+        arg(
+            help="Random splits into training, validation and test examples. With two or "
+            "more, intervals are over splits."
+        ),
+    ] = 1
+    epochs: Annotated[
+        int | None,
+        arg(
+            metavar="INT",
+            help="Passes over the training examples.",
+            help_behavior_hint="(default: the dataset's protocol)",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        arg(
+            metavar="INT",
+            help="Examples per step.",
+            help_behavior_hint="(default: the dataset's protocol)",
+        ),
+    ] = None
+    label_noise: LabelNoise = 0.0
+    out: Annotated[
+        Path,
+        arg(metavar="DIR", help="Results go into a folder in it, named after the dataset."),
+    ] = Path("results")
+    chosen: Annotated[
+        Path,
+        arg(
+            metavar="DIR",
+            help="Folder of the hyperparameters that the search chose.",
+            help_behavior_hint="(default: experiments/configs/chosen)",
+        ),
+    ] = choices.FOLDER
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the comparison and returns the exit status."""
+    config = cli.parse(Config, argv, PROG, __doc__ or "")
+    methods, protocol = _checked(config)
+    dataset = data.load(config.dataset, config.data_dir)
+    folder = cli.writable(config.out / config.dataset)
+    chosen = choices.best_available(config.dataset, config.label_noise, config.chosen)
+    # Costs are ratios to SGD's, whether it is trained or not.
+    chosen.require({*methods, "sgd"})
+    study = prepare(dataset, protocol, chosen, config.seeds, config.label_noise)
+    content = compare(study, config, methods, folder, progress.console())
+    files.write_json(folder / RESULTS, content)
+    plots.accuracy_against_cost(content, folder / PICTURE)
+    (folder / PARTIAL).unlink(missing_ok=True)
+    print(f"written: {folder / RESULTS}, {folder / PICTURE}")
+    return 0
+
+
+def _checked(config: Config) -> tuple[list[str], Protocol]:
+    """The methods in the table's order, and the protocol with the options put in."""
+    cli.one_of("dataset", config.dataset, PROTOCOLS)
+    methods = chosen_methods(config.methods)
+    options = {"epochs": config.epochs, "batch_size": config.batch_size}
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in {
+        "seeds": config.seeds,
+        "splits": config.splits,
+        **given,
+    }.items():
+        cli.at_least(name.replace("_", "-"), value, 1)
+    cli.fraction("label-noise", config.label_noise)
+    protocol = replace(PROTOCOLS[config.dataset], **given)
+    if protocol.batch_size > protocol.train:
+        raise cli.UsageError(
+            f"--batch-size {protocol.batch_size} is more than the {protocol.train} "
+            f"training examples of {config.dataset}"
+        )
+    return methods, protocol
+
+
+def compare(
+    study: Study, config: Config, methods: list[str], folder: Path, console: Console
+) -> dict[str, Any]:
+    """Trains, measures and prints; returns the content of results.json."""
+    started = time.monotonic()
+    about = _about(study, config, methods)
+    for note in about["notes"]:
+        console.print(note, style="yellow")
+
+    def content(runs: results.Runs, complete: bool) -> dict[str, Any]:
+        seconds = {"seconds": round(time.monotonic() - started, 1)}
+        return {"complete": complete} | about | seconds | results.summarised(runs)
+
+    def save(runs: results.Runs) -> None:
+        files.write_json(folder / PARTIAL, content(runs, complete=False))
+
+    runs = train_all(study, methods, config.splits, console, save)
+    console.print("measuring time and operations of a step")
+    values = {name: study.choices.choice(name, 0).values for name in {"sgd", *methods}}
+    costs = cost.measure(study.model, study.protocol, one_batch(study), values)
+    finished = files.plain(results.with_costs(content(runs, complete=True), costs))
+    report.show(finished, console)
+    return finished
+
+
+def _about(study: Study, config: Config, methods: list[str]) -> dict[str, Any]:
+    """What was run on what; no folders, since they say nothing about the result."""
+    dataset, protocol = study.dataset, study.protocol
+    noise, splits = config.label_noise, config.splits
+    return {
+        "command": _command(config),
+        "date": datetime.date.today().isoformat(),
+        "config": {
+            "methods": methods,
+            "seeds": config.seeds,
+            "splits": splits,
+            "label_noise": noise,
+        },
+        "dataset": {
+            "name": config.dataset,
+            "title": dataset.title,
+            "source": dataset.source,
+            "train": protocol.train,
+            "validation": protocol.validation,
+            "test": draw_test(dataset, protocol, 0).number,
+        },
+        "protocol": protocol.summary(),
+        "search": study.choices.settings.get("how", ""),
+        "notes": choices.caveats(study.choices, protocol, noise, methods, splits),
+        "machine": files.machine(),
+        "versions": files.versions(),
+    }
+
+
+def _command(config: Config) -> str:
+    """The command that gives these results, with placeholders for private folders."""
+    words = [PROG]
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        is_private = isinstance(value, Path) and value.is_absolute()
+        shown = "DIR" if is_private else str(value)
+        listed = value if isinstance(value, tuple) else (shown,)
+        words += [f"--{field.name.replace('_', '-')}", *listed]
+    return " ".join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, None))

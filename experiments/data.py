@@ -1,0 +1,140 @@
+"""Datasets: where examples come from, one by one or all at once.
+
+Digits is inside scikit-learn. The others are read by `tfds.data_source`, which needs
+neither TensorFlow nor, once the dataset is prepared, a network.
+"""
+
+import functools
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from experiments.cli import UsageError
+
+
+class Examples(NamedTuple):
+    """Images (N, height, width, depth) and labels (N,); also what a batch is."""
+
+    images: Any
+    labels: Any
+
+    @property
+    def number(self) -> int:
+        """N."""
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset before it is split.
+
+    Attributes:
+      title: as written in tables and plots.
+      source: where the examples come from, with the version.
+      image_shape: (height, width, depth).
+      classes: number of classes.
+      size: number of examples that splits are drawn from.
+      fetch: indices into those -> raw examples.
+      official_test: makes the official test set; None where splits draw their own.
+    """
+
+    title: str
+    source: str
+    image_shape: tuple[int, int, int]
+    classes: int
+    size: int
+    fetch: Callable[[Int[np.ndarray, " n"]], Examples]
+    official_test: Callable[[], Examples] | None = None
+
+
+def load(name: str, data_dir: Path | None = None) -> Dataset:
+    """Opens a dataset by name.
+
+    Raises:
+      UsageError: if it isn't prepared in `data_dir`.
+    """
+    return _digits() if name == "digits" else _tfds(name, data_dir)
+
+
+def _digits() -> Dataset:
+    # scikit-learn is only needed here, and takes a second to import.
+    import sklearn
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    images = np.asarray(digits["images"], np.float32)[..., None]
+    labels = np.asarray(digits["target"], np.int32)
+    return Dataset(
+        title="digits",
+        source=f"scikit-learn {sklearn.__version__}, load_digits",
+        image_shape=(8, 8, 1),
+        classes=10,
+        size=len(labels),
+        fetch=lambda indices: Examples(images[indices], labels[indices]),
+    )
+
+
+def _tfds(name: str, data_dir: Path | None) -> Dataset:
+    train = _data_source(name, "train", data_dir)
+    info = train.dataset_info
+    features = info.features
+    jpeg = _is_jpeg(Path(info.data_dir))
+    # The official CIFAR-10 is lossless: accuracies on JPEG pixels aren't comparable.
+    title = {"mnist": "MNIST", "cifar10": "CIFAR-10"}[name] + (" (JPEG)" if jpeg else "")
+    return Dataset(
+        title=title,
+        source=f"tensorflow_datasets {info.full_name}" + (", JPEG images" * jpeg),
+        image_shape=features["image"].shape,
+        classes=features["label"].num_classes,
+        size=len(train),
+        fetch=lambda indices: _decode(train, indices),
+        # Ten thousand images to decode: once, not for every split.
+        official_test=functools.cache(
+            lambda: _decode_all(_data_source(name, "test", data_dir))
+        ),
+    )
+
+
+def _data_source(name: str, split: str, data_dir: Path | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    # It warns of what an error below says better, and that OpenCV would decode faster.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        return tfds.data_source(name, split=split, data_dir=data_dir, download=False)
+    # Data that isn't there gives NotImplementedError or AssertionError, a damaged folder
+    # others; the remedy is the same.
+    except Exception as error:
+        where = f"in {data_dir}" if data_dir else "where TFDS keeps its datasets"
+        folder = f" --data_dir {data_dir}" if data_dir else ""
+        raise UsageError(
+            f"dataset {name!r} is not prepared {where}; prepare it with: "
+            f"tfds build {name} --file_format array_record{folder} (this one step needs "
+            f"TensorFlow, reading doesn't), or say where it is with --data-dir"
+        ) from error
+
+
+def _is_jpeg(folder: Path) -> bool:
+    """Whether the images were stored with losses, by the prepared folder itself."""
+    # The builder's features say what the code would write, this file what was written.
+    features = json.loads((folder / "features.json").read_text())
+    image = features["featuresDict"]["features"]["image"]["image"]
+    return image.get("encodingFormat") == "jpeg"
+
+
+def _decode(source: Any, indices: Int[np.ndarray, " n"]) -> Examples:
+    rows = source.__getitems__([int(i) for i in indices])
+    return Examples(
+        np.stack([row["image"] for row in rows]).astype(np.float32),
+        np.asarray([row["label"] for row in rows], np.int32),
+    )
+
+
+def _decode_all(source: Any) -> Examples:
+    return _decode(source, np.arange(len(source)))

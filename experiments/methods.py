@@ -1,0 +1,131 @@
+"""The methods that are compared: one row each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import optax
+
+import ksam_jax
+from experiments.baselines import highest_loss_gradient, mean_gradient
+
+# Names of numbers, which may be traced: vmap over them compiles once for all trials.
+Hyperparameters = Mapping[str, Any]
+
+COMMON = ("learning_rate", "weight_decay")
+
+# Okabe and Ito's colours, told apart with any kind of colour vision.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the comparison.
+
+    Attributes:
+      name: what the command line calls it.
+      label: what tables and plots call it.
+      gradient: makes its gradient transformation; called with its own hyperparameters
+        as keywords, and with `seed` if it draws random numbers.
+      own: names of its own hyperparameters, besides the learning rate and weight decay.
+      random: whether it takes a seed.
+      colour: in plots.
+      marker: in plots, as matplotlib names it.
+    """
+
+    name: str
+    label: str
+    gradient: Callable[..., optax.GradientTransformationExtraArgs]
+    own: tuple[str, ...]
+    random: bool
+    colour: str
+    marker: str
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of all that a search chooses."""
+        return COMMON + self.own
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("sgd", "SGD", mean_gradient, (), False, BLACK, "s"),
+        Method(
+            "highest_loss",
+            "highest loss, no climb",
+            partial(highest_loss_gradient, k=0.25),
+            (),
+            False,
+            BLACK,
+            "X",
+        ),
+        Method("sam", "SAM", ksam_jax.sam, ("rho",), False, BLUE, "o"),
+        Method("asam", "ASAM", ksam_jax.asam, ("rho",), False, SKY, "o"),
+        Method(
+            "random_sam",
+            "random-subset SAM",
+            partial(ksam_jax.random_sam, m=0.25),
+            ("rho",),
+            True,
+            PURPLE,
+            "v",
+        ),
+        Method(
+            "k_sam",
+            "K-SAM, k = 1/4",
+            partial(ksam_jax.k_sam, k=0.25),
+            ("rho",),
+            False,
+            VERMILLION,
+            "D",
+        ),
+        Method(
+            "k_sam_half",
+            "K-SAM, k = 1/2",
+            partial(ksam_jax.k_sam, k=0.5),
+            ("rho",),
+            False,
+            VERMILLION,
+            "d",
+        ),
+        Method(
+            "esam",
+            "ESAM",
+            partial(ksam_jax.esam, gamma=0.5),
+            ("rho", "beta"),
+            True,
+            GREEN,
+            "^",
+        ),
+        Method(
+            "f_sam",
+            "F-SAM",
+            ksam_jax.f_sam,
+            ("rho", "sigma", "decay"),
+            False,
+            ORANGE,
+            "P",
+        ),
+    )
+}
+
+
+def optimizer(
+    method: Method,
+    hyperparameters: Hyperparameters,
+    seed: Any,
+    *,
+    steps: int,
+    momentum: float,
+) -> optax.GradientTransformationExtraArgs:
+    """The method in front of SGD with momentum, weight decay and a cosine to zero."""
+    own = {name: hyperparameters[name] for name in method.own}
+    schedule = optax.cosine_decay_schedule(hyperparameters["learning_rate"], steps)
+    return optax.chain(
+        method.gradient(**own, **({"seed": seed} if method.random else {})),
+        optax.add_decayed_weights(hyperparameters["weight_decay"]),
+        optax.sgd(schedule, momentum=momentum),
+    )

@@ -1,0 +1,6 @@
+"""Flax NNX models, and the pure functions that training needs of them."""
+
+from experiments.models.cnn import CNN as CNN
+from experiments.models.mlp import MLP as MLP
+from experiments.models.pure import PureModel as PureModel
+from experiments.models.pure import pure as pure

@@ -1,0 +1,58 @@
+"""Command-line options that several scripts have in common."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from experiments import cli
+from experiments.configs.compare import PROTOCOLS
+from experiments.methods import METHODS
+
+DatasetName = Annotated[
+    str,
+    arg(
+        metavar="{" + ",".join(PROTOCOLS) + "}",
+        help="What to train on. The digits need no files; mnist and cifar10 are read from "
+        "--data-dir.",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    arg(
+        metavar="DIR",
+        help="Folder with datasets prepared by tensorflow_datasets.",
+        help_behavior_hint="(default: TFDS's own)",
+    ),
+]
+MethodNames = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="NAME ...",
+        help="Any of "
+        + ", ".join(f"{name} ({method.label})" for name, method in METHODS.items())
+        + ".",
+        help_behavior_hint="(default: all)",
+    ),
+]
+LabelNoise = Annotated[
+    float,
+    arg(
+        metavar="FRACTION",
+        help="How many of the training labels are replaced by another class, from 0 to "
+        "below 1. Validation and test labels stay right.",
+    ),
+]
+
+
+def chosen_methods(names: tuple[str, ...]) -> list[str]:
+    """The named methods in the table's order.
+
+    Raises:
+      UsageError: if there is none, or one that doesn't exist.
+    """
+    if not names:
+        raise cli.UsageError(f"--methods needs at least one of {', '.join(METHODS)}")
+    for name in names:
+        cli.one_of("method", name, METHODS)
+    return [name for name in METHODS if name in names]

@@ -1,0 +1,142 @@
+"""The comparison as a picture: accuracy against cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import report
+from experiments.labels import Point, label_points
+from experiments.methods import METHODS
+
+Content = Mapping[str, Any]
+
+# Points are drawn at least so far apart, in units of SGD's cost.
+APART = 0.035
+TEXT, GRID = "#222222", "#E5E5E5"
+
+
+def accuracy_against_cost(content: Content, path: Path) -> None:
+    """Draws one labelled point per method and writes a PNG.
+
+    Args:
+      content: of results.json; methods without a cost or an accuracy are left out.
+      path: where to write.
+    """
+    figure = Figure(figsize=(10, 6), dpi=160)
+    axes = figure.add_axes((0.08, 0.11, 0.9, 0.69))
+    points = [
+        _point(name, entry)
+        for name, entry in content["methods"].items()
+        if "cost" in entry and entry["summary"]["test_accuracy"]["mean"] is not None
+    ]
+    points = _side_by_side(points)
+    _frame(axes, points)
+    for name, point in points:
+        _draw(axes, name, point)
+    _write_titles(figure, axes, content)
+    label_points(figure, axes, [point for _, point in points], size=12)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _point(name: str, entry: Content) -> tuple[str, Point]:
+    summary = entry["summary"]
+    values = summary["test_accuracy"]
+    mean = 100 * values["mean"]
+    if summary["splits"] > 1:
+        low, high = 100 * values["low"], 100 * values["high"]
+    else:
+        std = 100 * (values["std_over_seeds"] or 0.0)
+        low, high = mean - std, mean + std
+    x = entry["cost"]["operations_vs_sgd"]
+    return name, Point(x, mean, low, high, entry["label"], METHODS[name].colour)
+
+
+def _side_by_side(points: list[tuple[str, Point]]) -> list[tuple[str, Point]]:
+    """Moves points of nearly equal cost apart, so that every error bar can be read."""
+    moved: list[tuple[str, Point]] = []
+    for name, point in sorted(points, key=lambda item: item[1].x):
+        left = moved[-1][1].x + APART if moved else 0.0
+        moved.append((name, replace(point, x=max(point.x, left))))
+    return moved
+
+
+def _frame(axes: Axes, points: list[tuple[str, Point]]) -> None:
+    """Limits with room for labels, and a line at SGD's cost."""
+    lows, highs = [p.low for _, p in points], [p.high for _, p in points]
+    room = 0.18 * max(max(highs) - min(lows), 0.5)
+    axes.set_ylim(min(lows) - room, max(highs) + room)
+    xs = [p.x for _, p in points]
+    axes.set_xlim(min(0.5, min(xs) - 0.35), max(2.35, max(xs) + 0.35))
+    axes.axvline(1, color="#777777", lw=1.2, ls=(0, (4, 3)), zorder=1)
+    axes.annotate(
+        "SGD's cost",
+        (1, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, 6),
+        textcoords="offset points",
+        color="#666666",
+        fontsize=10,
+    )
+    axes.grid(color=GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=11, colors=TEXT)
+
+
+def _draw(axes: Axes, name: str, point: Point) -> None:
+    method = METHODS[name]
+    below, above = point.y - point.low, point.high - point.y
+    axes.errorbar(
+        [point.x],
+        [point.y],
+        yerr=[[below], [above]],
+        color=method.colour,
+        marker=method.marker,
+        markersize=10,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        elinewidth=1.6,
+        capsize=3.5,
+        ls="none",
+    )
+
+
+def _write_titles(figure: Figure, axes: Axes, content: Content) -> None:
+    axes.set_xlabel(
+        "floating-point operations per training step / SGD's "
+        "(equal ones are drawn side by side)",
+        fontsize=12,
+    )
+    axes.set_ylabel("test accuracy, %", fontsize=12)
+    title = "Test accuracy against the cost of a training step"
+    figure.text(0.02, 0.945, title, fontsize=17, fontweight="bold", color=TEXT)
+    lines = [report.title(content), report.accuracy_note(content)]
+    # Splits differ more than methods do: what counts is the paired difference.
+    lines += [
+        ": ".join((row[0], " points, ".join(row[1:]))) for row in _differences(content)
+    ]
+    figure.text(
+        0.02,
+        0.93,
+        "\n".join(lines),
+        fontsize=11,
+        color="#555555",
+        linespacing=1.4,
+        va="top",
+    )
+
+
+def _differences(content: Content) -> Sequence[Sequence[str]]:
+    shown = content["methods"].keys()
+    both = [d for d in content["differences"] if {d["method"], d["minus"]} <= shown]
+    return report.difference_rows({**content, "differences": both[:1]})
+
+
+# Never a window: this runs on servers, and in tests.
+matplotlib.use("agg")

@@ -1,0 +1,115 @@
+"""The content of results.json: raw outcomes in, summaries and differences out.
+
+Everything printed, plotted or copied into the README is read from this content, so the
+figures can't disagree.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.cost import Cost
+from experiments.intervals import estimate, paired, spread_over_seeds
+from experiments.methods import METHODS
+
+# Against nothing, its more expensive parent, and its examples without its climb. (The
+# ablation has K-SAM's examples at k = 1/4 only.)
+DIFFERENCES = (
+    ("k_sam", "sgd"),
+    ("k_sam", "sam"),
+    ("k_sam", "highest_loss"),
+    ("k_sam_half", "sgd"),
+    ("k_sam_half", "sam"),
+)
+
+
+# Of each method, one entry per finished split; see `experiments.study`.
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def summarised(runs: Runs) -> dict[str, Any]:
+    """What the runs so far amount to: each method's summary, and the differences.
+
+    Args:
+      runs: of each method, one entry per finished split, with one value per seed under
+        "test_accuracy", "validation_accuracy", "train_loss" and "sharpness".
+    """
+    return {
+        "methods": {
+            name: {
+                "label": METHODS[name].label,
+                "summary": _summary(entries),
+                "runs": entries,
+            }
+            for name, entries in runs.items()
+            if entries
+        },
+        "differences": list(_differences(runs)),
+    }
+
+
+def _summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    accuracy = _table(entries, "test_accuracy")
+    over_splits = estimate(accuracy.mean(axis=1))
+    return {
+        "test_accuracy": {
+            "mean": over_splits.mean,
+            "std_over_seeds": spread_over_seeds(accuracy),
+            "low": over_splits.low,
+            "high": over_splits.high,
+        },
+        "validation_accuracy": float(_table(entries, "validation_accuracy").mean()),
+        "train_loss": float(_table(entries, "train_loss").mean()),
+        "sharpness": float(_table(entries, "sharpness").mean()),
+        "splits": accuracy.shape[0],
+        "seeds": accuracy.shape[1],
+    }
+
+
+def _table(entries: list[dict[str, Any]], key: str) -> Float[np.ndarray, "splits seeds"]:
+    return np.array([entry[key] for entry in entries], np.float64)
+
+
+def _differences(runs: Runs) -> Iterable[dict[str, Any]]:
+    for method, other in DIFFERENCES:
+        # A run that was stopped may have one more split for one of the two.
+        both = min(len(runs.get(method, [])), len(runs.get(other, [])))
+        if not both:
+            continue
+        a = _table(runs[method][:both], "test_accuracy")
+        b = _table(runs[other][:both], "test_accuracy")
+        difference = paired(a, b)
+        yield {
+            "method": method,
+            "minus": other,
+            "mean": difference.estimate.mean,
+            "low": difference.estimate.low,
+            "high": difference.estimate.high,
+            "n": difference.estimate.n,
+            "over": difference.over,
+        }
+
+
+def with_costs(content: dict[str, Any], costs: Mapping[str, Cost]) -> dict[str, Any]:
+    """Adds to each method what its step costs."""
+    methods = {
+        name: entry | {"cost": _cost(costs[name])}
+        for name, entry in content["methods"].items()
+    }
+    return content | {"methods": methods}
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    median, low, high = cost.time_ratio
+    return {
+        "operations": cost.operations,
+        "operations_vs_sgd": cost.operations_ratio,
+        "milliseconds": 1000 * cost.seconds,
+        "time_vs_sgd": {
+            "median": median,
+            "lower_quartile": low,
+            "upper_quartile": high,
+        },
+    }

@@ -1,0 +1,152 @@
+"""The comparison's training: every method on every split with every seed."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import PyTree
+from rich.console import Console
+
+from experiments.choices import Choices
+from experiments.configs.compare import Protocol
+from experiments.data import Dataset, Examples
+from experiments.evaluation import Evaluator, evaluator
+from experiments.methods import METHODS
+from experiments.models import PureModel, pure
+from experiments.progress import Display
+from experiments.results import Runs
+from experiments.splits import TrainingSplit, draw_test, training_split
+from experiments.training import Trainer, same_but_seeds, train, trainer
+
+LOOKS = 8
+
+
+class Study(NamedTuple):
+    """Everything that stays the same from method to method and split to split.
+
+    Attributes:
+      dataset: where examples come from.
+      protocol: how they are trained on.
+      choices: hyperparameters of each method and split.
+      seeds: how many.
+      label_noise: fraction of the training labels to replace.
+      model: what is trained.
+      evaluator: what it is judged by.
+    """
+
+    dataset: Dataset
+    protocol: Protocol
+    choices: Choices
+    seeds: int
+    label_noise: float
+    model: PureModel
+    evaluator: Evaluator
+
+
+def prepare(
+    dataset: Dataset,
+    protocol: Protocol,
+    choices: Choices,
+    seeds: int,
+    label_noise: float = 0.0,
+) -> Study:
+    """Builds the model and its measures."""
+    model = pure(protocol.build(dataset.image_shape, dataset.classes), protocol.keep)
+    measures = evaluator(model, protocol)
+    return Study(dataset, protocol, choices, seeds, label_noise, model, measures)
+
+
+def train_all(
+    study: Study,
+    methods: Sequence[str],
+    splits: int,
+    console: Console,
+    on_result: Callable[[Runs], None],
+) -> Runs:
+    """Trains the methods on splits 0, 1, ... and returns each one's results.
+
+    All methods finish a split before the next begins, so that what a stopped run leaves
+    behind can be compared. `on_result` sees the results after each method.
+    """
+    trainers = {
+        name: trainer(METHODS[name], study.model, study.protocol) for name in methods
+    }
+    runs: Runs = {name: [] for name in methods}
+    with Display(console, splits * len(methods)) as display:
+        for split in range(splits):
+            examples, test = _examples(study, split)
+            for name in methods:
+                where = f"split {split}, " if splits > 1 else ""
+                steps = study.protocol.steps * study.seeds
+                display.begin(where + METHODS[name].label, steps)
+                result = _one_method(
+                    study, trainers[name], name, split, examples, test, display
+                )
+                runs[name].append(result)
+                on_result(runs)
+    return runs
+
+
+def _examples(study: Study, split: int) -> tuple[TrainingSplit, Examples]:
+    examples = training_split(study.dataset, study.protocol, split, study.label_noise)
+    test = draw_test(study.dataset, study.protocol, split)
+    return jax.device_put(examples), jax.device_put(test)
+
+
+def _one_method(
+    study: Study,
+    trainer: Trainer,
+    name: str,
+    split: int,
+    examples: TrainingSplit,
+    test: Examples,
+    display: Display,
+) -> dict[str, Any]:
+    start = time.monotonic()
+    choice = study.choices.choice(name, split)
+    params = train(
+        trainer,
+        study.protocol,
+        examples.train,
+        same_but_seeds(range(study.seeds), choice.values),
+        _show_progress(study, examples.validation, display),
+    )
+    measures = study.evaluator
+    validation = measures.accuracy(params, examples.validation)
+    accuracy = measures.accuracy(params, test)
+    display.end(f"validation {validation.mean():.1%}, test {accuracy.mean():.1%}")
+    return {
+        "split": split,
+        "hyperparameters": choice.values,
+        "chosen_on_split": choice.split,
+        "test_accuracy": accuracy,
+        "validation_accuracy": validation,
+        "train_loss": measures.loss(params, examples.train),
+        "sharpness": measures.sharpness(params, examples.train),
+        "seconds": round(time.monotonic() - start, 2),
+    }
+
+
+def _show_progress(
+    study: Study, validation: Examples, display: Display
+) -> Callable[[int, PyTree], None]:
+    """Moves the display on after every epoch, and looks at the accuracy now and then."""
+    every = max(1, study.protocol.epochs // LOOKS)
+    epochs = 0
+
+    def on_epoch(replicas: int, params: PyTree) -> None:
+        nonlocal epochs
+        epochs += 1
+        look = display.live and epochs % every == 0
+        seen = study.evaluator.accuracy(params, validation).mean() if look else None
+        display.advance(replicas * study.protocol.steps_per_epoch, seen)
+
+    return on_epoch
+
+
+def one_batch(study: Study) -> Examples:
+    """The first training examples of split 0, to measure a step on."""
+    train = training_split(study.dataset, study.protocol, 0, study.label_noise).train
+    size = study.protocol.batch_size
+    return Examples(train.images[:size], train.labels[:size])

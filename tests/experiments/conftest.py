@@ -1,0 +1,43 @@
+"""A small study on the digits."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import pytest
+from hand_chosen import write_choices
+
+from experiments import data
+from experiments.configs.compare import DIGITS
+from experiments.models import MLP, pure
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _standard_promotion():
+    """Optax's cosine schedule mixes its count with floats, which strict JAX refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def protocol():
+    """A small network, two epochs of two steps."""
+    mlp = partial(MLP, widths=(32,))
+    return replace(DIGITS, model=mlp, train=70, batch_size=33, epochs=2)
+
+
+@pytest.fixture(scope="session")
+def model(digits, protocol):
+    return pure(protocol.build(digits.image_shape, digits.classes), protocol.keep)
+
+
+@pytest.fixture
+def chosen(tmp_path):
+    """A folder of choices for split 0."""
+    write_choices(tmp_path / "chosen")
+    return tmp_path / "chosen"

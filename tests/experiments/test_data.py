@@ -1,0 +1,38 @@
+"""Datasets: the digits as scikit-learn has them; TFDS's by folder."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import data
+from experiments.cli import UsageError
+
+
+def test_digits(digits):
+    assert (digits.size, digits.image_shape, digits.classes) == (1797, (8, 8, 1), 10)
+    examples = digits.fetch(np.array([5, 0]))
+    assert examples.images.shape == (2, 8, 8, 1)
+    assert examples.labels.tolist() == [5, 0]
+    # The first row of the first digit, as the data set's page prints it.
+    assert examples.images[1, 0, :, 0].tolist() == [0, 0, 5, 13, 9, 1, 0, 0]
+    assert digits.official_test is None
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_missing_data_names_the_folder_and_the_command(tmp_path, name):
+    with pytest.raises(UsageError, match="is not prepared in") as caught:
+        data.load(name, tmp_path)
+    line = str(caught.value)
+    assert f"tfds build {name} --file_format array_record --data_dir {tmp_path}" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("image", "lossy"),
+    [({"encodingFormat": "jpeg"}, True), ({"encodingFormat": "png"}, False), ({}, False)],
+)
+def test_jpeg_is_recognized_by_what_was_written(tmp_path, image, lossy):
+    features = {"featuresDict": {"features": {"image": {"image": image}}}}
+    (tmp_path / "features.json").write_text(json.dumps(features))
+    assert data._is_jpeg(tmp_path) is lossy

@@ -1,0 +1,28 @@
+"""The registry: rows that fit their ranges and can be told apart."""
+
+import pytest
+
+from experiments.configs.spaces import Interval, space
+from experiments.methods import METHODS
+
+
+def test_every_method_is_searched_for_what_it_takes():
+    for name, method in METHODS.items():
+        assert set(method.hyperparameters) == set(space(name, Interval(0.01, 1.0)))
+
+
+def test_points_can_be_told_apart():
+    looks = [(method.colour, method.marker) for method in METHODS.values()]
+    assert len(set(looks)) == len(looks)
+    labels = [method.label for method in METHODS.values()]
+    assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("interval", "middle"),
+    [(Interval(0.01, 1.0), 0.1), (Interval(0.5, 1.0, log=False), 0.75)],
+)
+def test_intervals(interval, middle):
+    assert interval.at(0) == interval.low
+    assert interval.at(0.5) == middle
+    assert interval.at(1) == interval.high

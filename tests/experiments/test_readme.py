@@ -1,0 +1,108 @@
+"""The README's figures are those of results.json, and copying twice changes nothing."""
+
+import json
+
+import pytest
+
+from experiments import cli, readme, results
+from experiments.readme import BEGIN, END
+
+TEXT = f"# Title\n\nbefore\n\n{BEGIN}\nold figures\n{END}\n\nafter\n"
+
+
+def entries(*accuracies):
+    return [
+        {
+            "test_accuracy": accuracy,
+            "validation_accuracy": accuracy,
+            "train_loss": [0.1, 0.2],
+            "sharpness": [0.01, 0.02],
+        }
+        for accuracy in accuracies
+    ]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a README and results on two splits."""
+    runs = {
+        "sgd": entries([0.9, 0.91], [0.92, 0.93]),
+        "k_sam": entries([0.95, 0.95], [0.96, 0.94]),
+    }
+    content = results.summarised(runs) | {
+        "complete": True,
+        "command": "python -m experiments.compare --splits 2",
+        "date": "2030-01-02",
+        "config": {"label_noise": 0.0},
+        "dataset": {"title": "digits", "train": 384, "test": 897},
+        "protocol": {"model": "MLP 256-256", "epochs": 60},
+        "search": "by hand",
+        "notes": ["A caveat."],
+        "machine": {"cores": 2, "cpu": "a CPU", "system": "Linux x86_64"},
+        "versions": {"python": "3.11.0", "jax": "0.10.2"},
+        "seconds": 150.0,
+    }
+    time = {"median": 1.25, "lower_quartile": 1.2, "upper_quartile": 1.3}
+    content["methods"]["k_sam"]["cost"] = {"operations_vs_sgd": 0.789, "time_vs_sgd": time}
+    folder = tmp_path / "results" / "digits"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(content))
+    (tmp_path / "README.md").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*options):
+    return cli.run(readme.main, options)
+
+
+def test_figures_are_copied_between_the_marks(project):
+    assert run() == 0
+    text = (project / "README.md").read_text()
+    assert text.startswith(f"# Title\n\nbefore\n\n{BEGIN}\n")
+    assert text.endswith(f"\n{END}\n\nafter\n")
+    assert "old figures" not in text
+    # Means of 90.5 and 92.5, then of 95 and 95; t with one degree of freedom is 12.706,
+    # so SGD's margin is 12.706 * sqrt(2) / sqrt(2) = 12.71.
+    assert "| SGD | 91.50 ± 12.71 | 0.71 | n/a | n/a | 0.0150 |" in text
+    assert "| K-SAM, k = 1/4 | 95.00 ± 0.00 | 1.00 | 0.79 | 1.25 [1.20, 1.30] |" in text
+    # Differences 4.5 and 2.5.
+    assert (
+        "| K-SAM, k = 1/4, minus SGD | +3.50 | -9.21 to +16.21 (paired over 2 splits) |"
+        in text
+    )
+    assert "](results/digits/comparison.png)" in text
+    assert "A caveat." in text
+    assert "(2.5 minutes on 2 cores, a CPU" in text
+
+
+def test_copying_twice_changes_nothing_and_check_agrees(project, capsys):
+    assert run("--check") == 1
+    assert (project / "README.md").read_text() == TEXT
+    assert run() == 0
+    once = (project / "README.md").read_text()
+    assert run("--check") == 0
+    assert run() == 0
+    assert (project / "README.md").read_text() == once
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_a_changed_figure_makes_it_stale(project):
+    assert run() == 0
+    path = project / "results" / "digits" / "results.json"
+    path.write_text(path.read_text().replace('"seconds": 150.0', '"seconds": 600.0'))
+    assert run("--check") == 1
+
+
+def test_mistakes_cost_one_line(project, capsys):
+    (project / "README.md").write_text("no marks")
+    assert run() == 2
+    assert "must have <!-- results:begin -->" in capsys.readouterr().err
+    assert run("--results", "nowhere.json") == 2
+    assert "can't read nowhere.json: No such file" in capsys.readouterr().err
+    (project / "half.json").write_text('{"complete": false}')
+    assert run("--results", "half.json") == 2
+    assert "of a run that wasn't finished" in capsys.readouterr().err
+    (project / "other.json").write_text("[]")
+    assert run("--results", "other.json") == 2
+    assert "is not a file of results" in capsys.readouterr().err
