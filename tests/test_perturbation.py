@@ -566,9 +566,9 @@ def test_a_module_that_can_be_called_is_a_mask_if_its_leaves_are_bools():
         def __call__(self, x: Any) -> Any:
             return self.w @ x
 
-    params = Callable(jnp.array([1.0, 2.0]), jnp.array(3.0))
+    params: Any = Callable(jnp.array([1.0, 2.0]), jnp.array(3.0))
     gradient = Callable(jnp.array([3.0, 4.0]), jnp.array(7.0))
-    tx = ksam_jax.sam(0.5, mask=Callable(True, False))
+    tx: Any = ksam_jax.sam(0.5, mask=Callable(True, False))
 
     def loss(p: Any, batch: Any) -> Any:
         return batch * (gradient.w @ p.w + gradient.b * p.b)
@@ -578,7 +578,7 @@ def test_a_module_that_can_be_called_is_a_mask_if_its_leaves_are_bools():
 
 
 def test_a_bfloat16_leaf_is_no_excuse_to_drop_small_changes_of_the_others():
-    climb = ksam_jax.subtract_ema()
+    climb: Any = ksam_jax.subtract_ema()
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1, jnp.bfloat16)}
     state = climb.init(params)
     _, state = climb.update({**params, "a": jnp.array([1.0, 0.0])}, state)
