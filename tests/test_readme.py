@@ -51,3 +51,8 @@ def test_every_command_of_the_readme_exists(command: list[str]):
         )
         for option in (word for word in command[3:] if word.startswith("--")):
             assert option in shown.stdout
+
+
+def test_the_figures_are_those_of_the_committed_results():
+    check = [sys.executable, "-m", "experiments.readme", "--check"]
+    subprocess.run(check, cwd=ROOT, check=True, capture_output=True)

@@ -44,7 +44,7 @@ def project(tmp_path, monkeypatch):
     }
     time = {"median": 1.25, "lower_quartile": 1.2, "upper_quartile": 1.3}
     content["methods"]["k_sam"]["cost"] = {"operations_vs_sgd": 0.789, "time_vs_sgd": time}
-    folder = tmp_path / "results" / "digits"
+    folder = tmp_path / "results" / "reference" / "digits"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(content))
     (tmp_path / "README.md").write_text(TEXT)
@@ -71,7 +71,7 @@ def test_figures_are_copied_between_the_marks(project):
         "| K-SAM, k = 1/4, minus SGD | +3.50 | -9.21 to +16.21 (paired over 2 splits) |"
         in text
     )
-    assert "](results/digits/comparison.png)" in text
+    assert "](results/reference/digits/comparison.png)" in text
     assert "A caveat." in text
     assert "(2.5 minutes on 2 cores, a CPU" in text
 
@@ -89,7 +89,7 @@ def test_copying_twice_changes_nothing_and_check_agrees(project, capsys):
 
 def test_a_changed_figure_makes_it_stale(project):
     assert run() == 0
-    path = project / "results" / "digits" / "results.json"
+    path = project / "results" / "reference" / "digits" / "results.json"
     path.write_text(path.read_text().replace('"seconds": 150.0', '"seconds": 600.0'))
     assert run("--check") == 1
 
