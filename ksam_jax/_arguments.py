@@ -77,11 +77,16 @@ def _as_array(path: Any, leaf: Any) -> Array:
     )
 
 
-def gradient_or_none(updates: PyTree, params: PyTree, climbs_on: str) -> PyTree | None:
-    """Returns the gradient the caller already has, or None; checks that it can serve."""
+def gradient_or_none(
+    updates: PyTree, params: PyTree, climbs_on: str | None
+) -> PyTree | None:
+    """Returns the gradient the caller already has, or None; checks that it can serve.
+
+    `climbs_on` names the selection of a method that climbs on a subset.
+    """
     if not jax.tree.leaves(updates):
         return None
-    if climbs_on != "everything()":
+    if climbs_on is not None:
         raise ValueError(
             f"{_UPDATE}(updates=<gradient>): this method climbs on {climbs_on}, so a "
             f"gradient over the whole batch can't serve as its ascent gradient; pass None."

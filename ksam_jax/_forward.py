@@ -6,8 +6,9 @@ forward pass. `per_example` can't couple them, so the forward pass that gave the
 may serve the gradient too. Which is correct follows from what the user passed.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -138,35 +139,31 @@ def _shared(mapped: PerExample, loss: Loss, params: PyTree, batch: PyTree) -> Pa
         value, linear, aux = jax.linearize(run, params, has_aux=True)
         return value, aux, linear
 
-    try:
+    with _naming_keep(mapped.keep, loss, params, batch):
         losses, aux, linear = split_linearized(one, params, batch)
-    except _RUNTIME_ERRORS:
-        raise
-    except Exception as error:
-        raise _explained(error, mapped, loss, params, batch) from error
     n = jax.tree.leaves(batch)[0].shape[0]
     _arguments.losses_and_aux((losses, aux), n, has_aux=True)
 
     def gradient(chosen: Chosen) -> PyTree:
         weights = mean_weights(chosen.counts).astype(losses.dtype)
-        try:
+        with _naming_keep(mapped.keep, loss, params, batch):
             return uphill(pull_back_rows(linear, params, chosen.indices, weights))
-        except _RUNTIME_ERRORS:
-            raise
-        except Exception as error:
-            raise _explained(error, mapped, loss, params, batch) from error
 
     return Pass(losses, aux, gradient)
 
 
-def _explained(
-    error: Exception, mapped: PerExample, loss: Loss, params: PyTree, batch: PyTree
-) -> Exception:
-    """The user's own error if the loss itself fails, else what `keep` can't do."""
-    jax.eval_shape(lambda p, b: loss(p, b), params, batch)
-    cause = (str(error).splitlines() or [""])[0]
-    return ValueError(
-        f'per_example(keep="{mapped.keep}"): this loss can\'t share its forward pass, for '
-        f"example because it uses a custom_vjp function or some form of lax.cond; pass "
-        f'keep="nothing". The cause was {type(error).__name__}: {cause}'
-    )
+@contextlib.contextmanager
+def _naming_keep(keep: str, loss: Loss, params: PyTree, batch: PyTree) -> Iterator[None]:
+    """Explains what `keep` can't do; if the loss itself fails, its own error comes out."""
+    try:
+        yield
+    except _RUNTIME_ERRORS:
+        raise
+    except Exception as error:
+        jax.eval_shape(lambda p, b: loss(p, b), params, batch)
+        cause = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f'per_example(keep="{keep}"): this loss can\'t share its forward pass, for '
+            f"example because it uses a custom_vjp function or some form of lax.cond; pass "
+            f'keep="nothing". The cause was {type(error).__name__}: {cause}'
+        ) from error

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from . import _checks
 from ._mask import resolve_mask
 from ._steps import StepCount, advance, no_steps
-from ._tree import norm, ratio, widen
+from ._tree import can_divide, norm, ratio, widen
 
 
 def scale_to_radius(rho: Any) -> optax.GradientTransformation:
@@ -131,7 +131,7 @@ def _value(rho: Any, state: StepCount) -> Any:
 def _to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
     """`rho * direction / length`, or zeros where the length is zero or not finite."""
     factor = ratio(jnp.asarray(rho, length.dtype), length)
-    is_usable = (length > 0) & jnp.isfinite(length)
+    is_usable = can_divide(length)
     # `where` rather than multiplying by zero: 0 * NaN is NaN.
     return jax.tree.map(
         lambda d: jnp.where(is_usable, d * factor.astype(d.dtype), jnp.zeros_like(d)),

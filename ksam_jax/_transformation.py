@@ -73,8 +73,9 @@ def transformation(
         has_aux=False,
         **extra_args,
     ):
+        climbs_on = None if ascent.choose is None else ascent.call
         problem, params, given = _checked(
-            updates, params, loss_fn, batch, has_aux, ascent.call
+            updates, params, loss_fn, batch, has_aux, climbs_on
         )
         flags = perturbed_leaves(call, mask, params)
         look_first = has_aux or "clean" in ascent.reads | descent.reads
@@ -98,7 +99,12 @@ def transformation(
 
 
 def _checked(
-    updates: Any, params: Any, loss_fn: Any, batch: Any, has_aux: bool, climbs_on: str
+    updates: Any,
+    params: Any,
+    loss_fn: Any,
+    batch: Any,
+    has_aux: bool,
+    climbs_on: str | None,
 ) -> tuple[Problem, PyTree, PyTree | None]:
     """What `update` was given, in order: the problem, the parameters, their gradient."""
     _arguments.present(params, loss_fn, batch)

@@ -38,10 +38,15 @@ def norm(tree: PyTree) -> Float[Array, ""]:
     return jnp.sqrt(inner(tree, tree))
 
 
+def can_divide(x: Array) -> Array:
+    """Whether a norm, or a product of norms, is fit to be divided by."""
+    return (x > 0) & jnp.isfinite(x)
+
+
 def ratio(numerator: Array, denominator: Array) -> Array:
     """`numerator / denominator`, and zero where the denominator is zero or not finite."""
     # The denominator is made safe before dividing: `where` alone would compute x / 0 in
     # the branch not taken, which trips jax_debug_nans.
-    usable = (denominator > 0) & jnp.isfinite(denominator)
+    usable = can_divide(denominator)
     safe = jnp.where(usable, denominator, jnp.ones_like(denominator))
     return jnp.where(usable, numerator / safe, jnp.zeros_like(denominator))

@@ -211,13 +211,8 @@ METHODS = {
 }
 
 
-@functools.lru_cache(maxsize=None, typed=True)  # 1 is one example, 1.0 all of them
-def compiled(method: str, k: Any, form: str, is_poisoned: bool = False) -> Any:
-    """One compiled step: values of the losses -> descent gradient."""
-    tx = METHODS[method](k)
-    batched = poisoned_loss if is_poisoned else revealing_loss
-    single = poisoned_example_loss if is_poisoned else revealing_example_loss
-    loss_fn = in_form(form, batched, single)
+def compiled_step(tx: Any, loss_fn: Any) -> Any:
+    """Values of the losses -> descent gradient, at weights that are all one."""
     w = jnp.ones(N)
 
     @jax.jit
@@ -226,6 +221,16 @@ def compiled(method: str, k: Any, form: str, is_poisoned: bool = False) -> Any:
         return tx.update(None, tx.init(w), w, loss_fn=loss_fn, batch=batch)[0]
 
     return step
+
+
+@functools.lru_cache(maxsize=None, typed=True)  # 1 is one example, 1.0 all of them
+def compiled(method: str, k: Any, form: str, is_poisoned: bool = False) -> Any:
+    """One compiled step: values of the losses -> descent gradient."""
+    tx = METHODS[method](k)
+    batched = poisoned_loss if is_poisoned else revealing_loss
+    single = poisoned_example_loss if is_poisoned else revealing_example_loss
+    loss_fn = in_form(form, batched, single)
+    return compiled_step(tx, loss_fn)
 
 
 @pytest.mark.parametrize("form", ["batch", "all"])
@@ -285,14 +290,7 @@ def compiled_esam(gamma: Any, form: str) -> Any:
     """One step; with loss value_i * w_i and w = 1, example i rises as value_i^2."""
     tx: Any = ksam_jax.esam(rho=0.1, beta=1.0, gamma=gamma)
     loss_fn = in_form(form, poisoned_loss, poisoned_example_loss)
-    w = jnp.ones(N)
-
-    @jax.jit
-    def step(values: jax.Array) -> jax.Array:
-        batch = {"value": values, "index": jnp.arange(N)}
-        return tx.update(None, tx.init(w), w, loss_fn=loss_fn, batch=batch)[0]
-
-    return step
+    return compiled_step(tx, loss_fn)
 
 
 def descent_of_esam(values: list[float], gamma: Any, form: str) -> jax.Array:
