@@ -16,6 +16,8 @@ from ._methods import f_sam as f_sam
 from ._methods import k_sam as k_sam
 from ._methods import random_sam as random_sam
 from ._methods import sam as sam
+from ._momentum import k_momentum_sam as k_momentum_sam
+from ._momentum import momentum_sam as momentum_sam
 from ._sharpness_aware import sharpness_aware as sharpness_aware
 
 # isort: split
@@ -26,7 +28,10 @@ from ._perturbation import scale_to_adaptive_radius as scale_to_adaptive_radius
 from ._perturbation import scale_to_radius as scale_to_radius
 
 # isort: split
-# Questions 1 and 3: which examples take part.
+# Questions 1 and 3: which examples take part, if there is a climb of its own.
+from ._past_descent import past_descent as past_descent
+from ._remembered import RememberedLosses as RememberedLosses
+from ._remembered import highest_remembered_loss as highest_remembered_loss
 from ._selection import Selection as Selection
 from ._selection import everything as everything
 from ._selection import highest_loss as highest_loss

@@ -49,14 +49,14 @@ def parameters(call: str, params: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, params)
 
 
-def batch_arrays(batch: PyTree) -> tuple[PyTree, int]:
-    """Returns the batch as JAX arrays and N, the length of their shared leading axis."""
+def batch_arrays(batch: PyTree) -> PyTree:
+    """Returns the batch as JAX arrays, if they share a leading axis."""
     leaves = jax.tree.leaves_with_path(batch)
     shapes = {_path("batch", path): jnp.shape(leaf) for path, leaf in leaves}
     # A scalar leaf has no leading axis: count it as empty, which is refused as well.
     sizes = {shape[0] if shape else 0 for shape in shapes.values()}
     if len(sizes) == 1 and 0 not in sizes:
-        return jax.tree.map_with_path(_as_array, batch), sizes.pop()
+        return jax.tree.map_with_path(_as_array, batch)
     found = ", ".join(f"{path}: {shape}" for path, shape in shapes.items())
     raise ValueError(
         f"{_UPDATE}(batch=...): every leaf of batch must have the same leading axis of "
@@ -82,14 +82,14 @@ def gradient_or_none(
 ) -> PyTree | None:
     """Returns the gradient the caller already has, or None; checks that it can serve.
 
-    `climbs_on` names the selection of a method that climbs on a subset.
+    `climbs_on` names what a method climbs on that isn't the whole batch.
     """
     if not jax.tree.leaves(updates):
         return None
     if climbs_on is not None:
         raise ValueError(
-            f"{_UPDATE}(updates=<gradient>): this method climbs on {climbs_on}, so a "
-            f"gradient over the whole batch can't serve as its ascent gradient; pass None."
+            f"{_UPDATE}(updates=<gradient>): {climbs_on} doesn't climb along the gradient "
+            f"over the whole batch, so that can't serve as its ascent gradient; pass None."
         )
     if jax.tree.structure(updates) != jax.tree.structure(params):
         raise ValueError(

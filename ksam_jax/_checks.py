@@ -46,6 +46,11 @@ def keep_probability(call: str, beta: Any) -> None:
 def ema(call: str, sigma: Any, decay: Any) -> None:
     """Checks the two numbers of F-SAM's moving average."""
     scalar(call, "sigma", sigma, "a finite number", math.isfinite)
+    decay_rate(call, decay)
+
+
+def decay_rate(call: str, decay: Any) -> None:
+    """Checks that `decay` is the share of an average that stays from step to step."""
     scalar(call, "decay", decay, "in [0, 1)", lambda d: 0 <= d < 1)
 
 
@@ -64,6 +69,21 @@ def seed(call: str, value: Any) -> None:
             f"{call}(seed={value!r}): seed must be one integer from -2**63 to 2**63 - 1; "
             f"got {_describe(value)}."
         )
+
+
+def size(call: str, name: str, value: Any, rule: str = "an integer >= 1") -> None:
+    """Checks that `value` is an integer >= 1 that is known when the step is traced."""
+    rule = f"{name} must be {rule}"
+    plain = None if isinstance(value, Tracer) else _plain(value)
+    if isinstance(plain, bool) or not isinstance(plain, numbers.Integral):
+        shown = "<traced>" if isinstance(value, Tracer) else repr(value)
+        kind = type(value).__name__
+        raise TypeError(
+            f"{call}({name}={shown}): {rule}, known when the step is traced; got {shown} "
+            f"of type {kind}."
+        )
+    if plain < 1:
+        raise ValueError(f"{call}({name}={plain}): {rule}; got {plain}.")
 
 
 def one_of(call: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -94,11 +114,12 @@ class ExampleCount(NamedTuple):
     call: str
     name: str
     value: int | float
+    least: int = 1
 
     def of(self, n: int) -> int:
         """Returns the number of examples chosen from a batch of `n`."""
         if isinstance(self.value, float):
-            return max(1, math.floor(self.value * n + 0.5))
+            return max(self.least, math.floor(self.value * n + 0.5))
         if self.value > n:
             raise ValueError(
                 f"{self.call}({self.name}={self.value}): {self.name} must be at most the "
@@ -114,6 +135,42 @@ def example_count(call: str, name: str, value: Any) -> ExampleCount:
         f"{name} must be an integer >= 1 (a number of examples, at most the batch's N) "
         f"or a fraction of N in (0, 1]"
     )
+    plain = _plain_count(call, name, value, rule)
+    if not (plain >= 1 if isinstance(plain, int) else 0 < plain <= 1):
+        raise ValueError(f"{call}({name}={plain!r}): {rule}; got {plain!r}.")
+    return ExampleCount(call, name, plain)
+
+
+def skip_count(call: str, value: Any) -> ExampleCount:
+    """Returns the count if it is None, an integer >= 0 or a fraction in [0, 1)."""
+    # None rather than 0 by default: inject_hyperparams would trace a number.
+    value = 0 if value is None else value
+    rule = (
+        "skip must be None, an integer >= 0 (a number of examples, less than the batch's "
+        "N) or a fraction of N in [0, 1)"
+    )
+    plain = _plain_count(call, "skip", value, rule)
+    if not (plain >= 0 if isinstance(plain, int) else 0 <= plain < 1):
+        raise ValueError(f"{call}(skip={plain!r}): {rule}; got {plain!r}.")
+    return ExampleCount(call, "skip", plain, least=0)
+
+
+def both_fit(count: ExampleCount, skip: ExampleCount, n: int) -> tuple[int, int]:
+    """Returns how many of `n` examples are taken and skipped, if there are so many."""
+    taken, skipped = count.of(n), skip.of(n)
+    if isinstance(count.value, float) and count.value + skip.value <= 1:
+        # Of an odd batch both halves would be rounded up.
+        skipped = min(skipped, n - taken)
+    if taken + skipped > n:
+        raise ValueError(
+            f"{count.call}({count.name}={count.value}, skip={skip.value}): {count.name} "
+            f"and skip must together be at most the number of examples, and of this "
+            f"batch's N={n} they would take {taken} and skip {skipped}; pass a smaller one."
+        )
+    return taken, skipped
+
+
+def _plain_count(call: str, name: str, value: Any, rule: str) -> int | float:
     if isinstance(value, Tracer):
         raise TypeError(
             f"{call}({name}=<traced>): {rule}, known when the step is traced, since it is "
@@ -122,10 +179,7 @@ def example_count(call: str, name: str, value: Any) -> ExampleCount:
     plain = _plain(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
         raise TypeError(f"{call}({name}={value!r}): {rule}; got {_describe(value)}.")
-    plain = int(plain) if isinstance(plain, numbers.Integral) else float(plain)
-    if not (plain >= 1 if isinstance(plain, int) else 0 < plain <= 1):
-        raise ValueError(f"{call}({name}={plain!r}): {rule}; got {plain!r}.")
-    return ExampleCount(call, name, plain)
+    return int(plain) if isinstance(plain, numbers.Integral) else float(plain)
 
 
 def not_yet(call: str, name: str, value: Any, allowed: tuple[Any, ...]) -> None:

@@ -15,8 +15,9 @@ class SharpnessAwareInfo(NamedTuple):
     """What the two passes of a step gave for free; read it with `get_info`.
 
     All are scalars in float32 (float64 for float64 parameters), zero before the first
-    step, and NaN where the step didn't compute what they need (a gradient was handed in,
-    or the two passes shared no example): `jax_debug_nans` stops there.
+    step, and infinite where the step didn't compute what they need: a gradient was handed
+    in, no pass ran at the unperturbed weights (`momentum_sam`), or the two passes shared
+    no example. (Not NaN, so that `jax_debug_nans` stops at real ones only.)
 
     Attributes:
       loss: mean loss at the unperturbed weights over the examples run there: the whole
@@ -25,11 +26,12 @@ class SharpnessAwareInfo(NamedTuple):
         whole batch, for `k_sam` the chosen k.
       sharpness: mean rise of the loss from the one to the other, over the examples that
         were run at both.
-      ascent_norm: norm of the ascent gradient, over the perturbed parameters.
+      ascent_norm: norm of the ascent gradient, over the perturbed parameters; of the
+        average of past gradients for `momentum_sam`.
       perturbation_norm: norm of the perturbation as applied, after rounding to the dtype
-        of the perturbed weights. About rho for `sam`, `k_sam`, `random_sam` and `f_sam`,
-        rho/sqrt(beta) for `esam` (rho/beta with `mask_per="tensor"`), and for `asam`
-        whatever length rho has in its metric. Zero: the step was a plain one.
+        of the perturbed weights. About rho for most methods, rho/sqrt(beta) for `esam`
+        (rho/beta with `mask_per="tensor"`), and for `asam` whatever length rho has in its
+        metric. Zero: the step was a plain one.
       cosine: between the ascent gradient and the descent gradient, over the perturbed
         parameters; zero if one of them is zero.
     """
@@ -104,4 +106,4 @@ def _average(values: Array, rows: Chosen | None) -> Array:
 
 
 def _unknown() -> Array:
-    return jnp.full((), jnp.nan)
+    return jnp.full((), jnp.inf)

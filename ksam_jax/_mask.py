@@ -63,6 +63,22 @@ def only(flags: PyTree | None, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda flag, x: x if flag else jnp.zeros_like(x), flags, tree)
 
 
+def hide(flags: PyTree | None, tree: PyTree) -> PyTree:
+    """`optax.MaskedNode` where a leaf isn't perturbed: state that isn't needed."""
+    if flags is None:
+        return tree
+    return jax.tree.map(lambda flag, x: x if flag else optax.MaskedNode(), flags, tree)
+
+
+def unhide(flags: PyTree | None, hidden: PyTree, like: PyTree) -> PyTree:
+    """Undoes `hide`, with zeros for what was hidden."""
+    if flags is None:
+        return hidden
+    return jax.tree.map(
+        lambda flag, x, h: h if flag else jnp.zeros_like(x), flags, like, hidden
+    )
+
+
 def _is_bool(value: Any) -> bool:
     if isinstance(value, Tracer):
         return False

@@ -227,6 +227,7 @@ def random_sam(
 def k_sam(
     rho: Any = 0.05,
     k: Any = 0.25,
+    skip: Any = None,
     *,
     mask: Any = None,
     perturbed_dtype: Any = None,
@@ -244,13 +245,16 @@ def k_sam(
 
     Forward passes' worth of work per example: 1 + 6k, or 1 + 5k where `per_example`
     shares the forward pass; SGD's is 3. It wants a smaller rho than SAM. With mislabelled
-    examples the highest losses are the wrong labels: use `sam` or a larger k there.
+    examples the highest losses are the wrong labels: `skip` some there, or use `sam`.
 
     Args:
       rho: radius in the parameters' units; a float, a traced scalar or an
         `optax.Schedule`.
       k: an integer is a number of examples, another real number in (0, 1] a fraction,
         rounded half up: `k=1` is one example, `k=1.0` all, which is SAM.
+      skip: how many of the very highest losses are left out before k are taken: None
+        for none, an integer is a number, another real number in [0, 1) a fraction. For
+        mislabelled examples; on clean labels it hurts.
       mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
         function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
@@ -261,7 +265,7 @@ def k_sam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho` or `k` is out of range.
+      ValueError: if `rho`, `k` or `skip` is out of range.
       TypeError: if an argument has the wrong type, or a size is traced.
       NotImplementedError: if an argument for several devices is used.
 
@@ -277,10 +281,12 @@ def k_sam(
       [-4.35, -5.8]
 
     Reference:
-      Ni et al., K-SAM: Sharpness-Aware Minimization at the Speed of SGD, 2022.
+      Ni et al., K-SAM: Sharpness-Aware Minimization at the Speed of SGD, 2022; `skip` is
+      ours.
     """
     _checks.radius("k_sam", rho)
-    hardest = rank_by_loss(_checks.example_count("k_sam", "k", k))
+    count = _checks.example_count("k_sam", "k", k)
+    hardest = rank_by_loss(count, _checks.skip_count("k_sam", skip))
     return transformation(
         "k_sam",
         scale_to_radius(rho),

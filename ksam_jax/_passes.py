@@ -17,7 +17,6 @@ class Problem(NamedTuple):
 
     loss: Loss
     batch: PyTree
-    num_examples: int
 
 
 class GradientPass(NamedTuple):
@@ -56,7 +55,7 @@ def gradient_pass(
     or None, into what the selection may look at. Examples that are `chosen` already are
     taken as they are.
     """
-    loss, batch, _ = problem
+    loss, batch = problem
     if selection.choose is None:
         run = whole(loss, params, batch)
         gradient = run.gradient(jnp.ones(run.losses.shape, bool))
@@ -64,20 +63,32 @@ def gradient_pass(
     if look_first:
         run = select_later(loss, params, batch)
         chosen, state = selection.choose(see(run.losses), state)
+        state = _learn(selection, batch, chosen, run.losses[chosen.indices], state)
         gradient = run.gradient(chosen)
         return GradientPass(gradient, chosen, run.losses, None, run.aux, state)
-    if chosen is None:
+    is_new = chosen is None
+    if is_new:
         chosen, state = selection.choose(see(None), state)
     run = whole(loss, params, take(batch, chosen.indices))
+    if is_new:
+        state = _learn(selection, batch, chosen, run.losses, state)
     gradient = run.gradient(chosen.counts)
     return GradientPass(gradient, chosen, run.losses, chosen, None, state)
+
+
+def _learn(
+    selection: Selection, batch: PyTree, chosen: Chosen, losses: Array, state: Any
+) -> Any:
+    if selection.learn is None:
+        return state
+    return selection.learn(batch, chosen, losses, state)
 
 
 def given_gradient(
     gradient: PyTree, problem: Problem, params: PyTree, state: Any, look_first: bool
 ) -> GradientPass:
-    """The caller's gradient over all examples; a forward pass only where needed."""
-    loss, batch, _ = problem
+    """A gradient from elsewhere, to climb along; a forward pass only where needed."""
+    loss, batch = problem
     losses, aux = loss(params, batch) if look_first else (None, None)
     return GradientPass(gradient, None, losses, None, aux, state)
 

@@ -1,8 +1,8 @@
 """Questions 1 and 3: which examples of a batch take part.
 
 A selection is decided before or between the two passes, from the losses of the examples
-at the clean and, for the descent, at the perturbed weights. It has a static size, so the
-sub-batch has a static shape.
+at the clean and, for the descent, at the perturbed weights, or from what it remembers. It
+has a static size, so the sub-batch has a static shape.
 """
 
 from collections.abc import Callable
@@ -28,21 +28,41 @@ class Chosen(NamedTuple):
 class Evidence(NamedTuple):
     """What a selection may look at; a loss not computed yet is None."""
 
-    num_examples: int
-    clean: Float[Array, " N"] | None
+    batch: PyTree
+    clean: Float[Array, " N"] | None = None
     perturbed: Float[Array, " N"] | None = None
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return jax.tree.leaves(self.batch)[0].shape[0]
+
+    @property
+    def first(self) -> Float[Array, " N"]:
+        """The losses of the step's first pass: at the clean weights if one ran there."""
+        first = self.perturbed if self.clean is None else self.clean
+        assert first is not None
+        return first
 
 
 class Selection(NamedTuple):
     """Which examples take part; made by `everything`, `highest_loss` and the others.
 
-    `choose` is None where all examples take part: the pass then needs no second look.
+    Attributes:
+      call: as the user typed it.
+      reads: the losses over the batch that choosing needs: "first" for those of the
+        step's first pass wherever it runs, "clean" and "perturbed" for those there.
+      init: makes the state.
+      choose: None where all examples take part: the pass then needs no second look.
+      learn: called after the pass with the batch, the chosen examples, their losses and
+        the state, if there is something to remember.
     """
 
     call: str
     reads: frozenset[str]
     init: Callable[[], Any]
     choose: Callable[[Evidence, Any], tuple[Chosen, Any]] | None
+    learn: Callable[[PyTree, Chosen, Float[Array, " k"], Any], Any] | None = None
 
 
 def everything() -> Selection:
@@ -59,22 +79,29 @@ def everything() -> Selection:
     return Selection("everything()", frozenset(), optax.EmptyState, None)
 
 
-def highest_loss(k: Any) -> Selection:
-    """The k examples with the highest loss at the unperturbed weights.
+def highest_loss(k: Any, skip: Any = None) -> Selection:
+    """The k examples with the highest loss, below those that are skipped.
 
-    Ties go to the lowest index. A loss that is not finite ranks last, and gets weight
-    zero where it must fill up k.
+    The loss is that at the unperturbed weights or, where no pass runs there (after
+    `past_descent`), at the perturbed ones. Ties go to the lowest index. A loss that is
+    not finite ranks last, and gets weight zero where it must fill up k; if no finite one
+    is left, the gradient is NaN.
 
     Args:
       k: an integer is a number of examples, another real number in (0, 1] a fraction of
         the batch, rounded half up and at least one. `k=1` is one example, `k=1.0` all.
+      skip: how many of the very highest losses are left out before k are taken: None
+        for none, an integer is a number, another real number in [0, 1) a fraction,
+        rounded half up. For mislabelled examples, whose losses are the highest; on clean
+        labels it hurts.
 
     Returns:
       A `Selection` for `sharpness_aware`, for the ascent, the descent, or both.
 
     Raises:
-      ValueError: if `k` is below 1, a fraction outside (0, 1], or above the batch's N.
-      TypeError: if `k` is not a real number known when the step is traced.
+      ValueError: if `k` is below 1 or a fraction outside (0, 1], `skip` is negative or a
+        fraction of 1 or more, or both together are above the batch's N.
+      TypeError: if one of them is not a real number known when the step is traced.
 
     Example:
       >>> import ksam_jax
@@ -84,9 +111,10 @@ def highest_loss(k: Any) -> Selection:
       ... )
 
     Reference:
-      Ni et al., K-SAM, 2022.
+      Ni et al., K-SAM, 2022; skipping is ours.
     """
-    return rank_by_loss(_checks.example_count("highest_loss", "k", k))
+    count = _checks.example_count("highest_loss", "k", k)
+    return rank_by_loss(count, _checks.skip_count("highest_loss", skip))
 
 
 def largest_increase(gamma: Any) -> Selection:
@@ -182,17 +210,18 @@ def top_k_mask(losses: Float[Array, " N"], k: Any) -> Float[Array, " N"]:
     return jnp.zeros_like(losses).at[chosen.indices].max(marks)
 
 
-def top_k(scores: Float[Array, " N"], count: int) -> Chosen:
-    """The `count` highest finite scores; ties to the lowest index.
+def top_k(scores: Float[Array, " N"], count: int, skip: int = 0) -> Chosen:
+    """The `count` highest finite scores after the `skip` highest; ties to the lowest index.
 
-    Where fewer are finite, the first row is repeated and doesn't count: a bad row is then
-    never computed on, and its NaN can't get into the gradient.
+    Where fewer are finite, the first of them is repeated and doesn't count: a bad row is
+    then not computed on, and its NaN can't get into the gradient. With none left after
+    those that are skipped no row counts, and the gradient is NaN.
     """
     scores = widen(jax.lax.stop_gradient(scores))
     # -0.0 sorts below 0.0, but the two are a tie.
     scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)
     scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
-    values, indices = jax.lax.top_k(scores, count)
+    values, indices = (x[skip:] for x in jax.lax.top_k(scores, skip + count))
     is_finite = jnp.isfinite(values)
     return Chosen(jnp.where(is_finite, indices, indices[0]), is_finite)
 
@@ -205,7 +234,9 @@ def mean_weights(counts: Bool[Array, " k"]) -> Float[Array, " k"]:
     """
     # The sum of ones is exact in the widest float there is, not in bfloat16.
     ones = counts.astype(jnp.result_type(float))
-    return ones / jnp.sum(ones)
+    total = jnp.sum(ones)
+    # Said outright: of 0 / 0 XLA may make 0 where it knows that the ones are 0 or 1.
+    return jnp.where(total > 0, ones / jnp.maximum(total, 1), jnp.nan)
 
 
 def take(batch: PyTree, indices: Int[Array, " k"]) -> PyTree:
@@ -213,13 +244,15 @@ def take(batch: PyTree, indices: Int[Array, " k"]) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), batch)
 
 
-def rank_by_loss(count: _checks.ExampleCount) -> Selection:
-    """`highest_loss`, from a checked count."""
+def rank_by_loss(count: _checks.ExampleCount, skip: _checks.ExampleCount) -> Selection:
+    """`highest_loss`, from checked counts."""
 
     def choose(evidence, state):
-        return top_k(evidence.clean, count.of(evidence.num_examples)), state
+        taken, skipped = _checks.both_fit(count, skip, evidence.num_examples)
+        return top_k(evidence.first, taken, skipped), state
 
-    return Selection(_call(count), frozenset({"clean"}), optax.EmptyState, choose)
+    call = f"{count.call}(k={count.value!r}" + f", skip={skip.value!r}" * bool(skip.value)
+    return Selection(f"{call})", frozenset({"first"}), optax.EmptyState, choose)
 
 
 def rank_by_increase(count: _checks.ExampleCount) -> Selection:

@@ -4,6 +4,7 @@ from typing import Any
 
 import optax
 
+from ._past_descent import PastDescent
 from ._selection import Selection, everything
 from ._transformation import transformation
 
@@ -11,7 +12,7 @@ from ._transformation import transformation
 def sharpness_aware(
     perturbation: optax.GradientTransformation,
     *,
-    ascent: Selection | None = None,
+    ascent: Selection | PastDescent | None = None,
     descent: Selection | None = None,
     mask: Any = None,
     perturbed_dtype: Any = None,
@@ -34,7 +35,7 @@ def sharpness_aware(
     - `updates`: None; or, where the climb uses all examples, the gradient of the mean
       loss at `params` if the caller has it already, which is then not computed again.
       The clean loss is computed then only with `has_aux=True` or for a selection that
-      needs it; else `info.loss` and `info.sharpness` are NaN. Complex gradients, given
+      needs it; else `info.loss` and `info.sharpness` are infinite. Complex gradients, given
       or returned, are conjugated as Optax expects: they point where the loss rises.
     - `loss_fn(params, batch)` returns one loss per example, shape `(N,)`, or
       `(losses, aux)` with `has_aux=True`. It is called on the chosen examples alone too,
@@ -42,7 +43,8 @@ def sharpness_aware(
       that selects may be shared.
     - `batch`: a pytree whose leaves share the leading axis N. Give each example its own
       (typed) dropout key, and it keeps it in both passes.
-    - aux is that of the clean pass over the whole batch; take it with `take_aux`.
+    - aux is that of the clean pass over the whole batch, which is run for it if the step
+      has none; take it with `take_aux`.
 
     Chain clipping and weight decay behind it: in front there are no updates to act on.
     `optax.masked`, `partition`, `flatten`, `MultiSteps` and `apply_if_finite` map over
@@ -51,9 +53,11 @@ def sharpness_aware(
     Args:
       perturbation: an Optax transformation from the ascent gradient to epsilon, such as
         `scale_to_radius(rho)`, or several in `optax.chain`.
-      ascent: which examples the climb uses; None for `everything()`.
-      descent: which examples the descent uses; None for `everything()`.
-        `highest_loss(k)` ranks them by the loss before the climb.
+      ascent: which examples the climb uses, or `past_descent(decay)` for a climb without
+        a gradient of its own; None for `everything()`.
+      descent: which examples the descent uses; None for `everything()`. The selection
+        object of the ascent means the very same examples. `highest_loss(k)` ranks them
+        by the loss before the climb, or after `past_descent` by that at its end.
       mask: which parameters are perturbed: a pytree of bools (or a prefix of one) or a
         function of params, as in `optax.masked`. Norms run over the perturbed ones only.
       perturbed_dtype: dtype of the perturbed weights, None to keep the parameters' own.
@@ -119,12 +123,15 @@ def _check_parts(perturbation: Any, ascent: Any, descent: Any) -> None:
             f"optax.GradientTransformation such as ksam_jax.scale_to_radius(0.05)."
         )
     for name, selection in {"ascent": ascent, "descent": descent}.items():
+        if name == "ascent" and isinstance(selection, PastDescent):
+            continue
         if not isinstance(selection, Selection):
+            or_past = ", ksam_jax.past_descent(0.9)" if name == "ascent" else ""
             raise TypeError(
                 f"sharpness_aware({name}={selection!r}): {name} must be a selection such "
-                f"as ksam_jax.highest_loss(0.25), or None for all examples."
+                f"as ksam_jax.highest_loss(0.25){or_past}, or None for all examples."
             )
-    if "perturbed" in ascent.reads:
+    if isinstance(ascent, Selection) and "perturbed" in ascent.reads:
         raise ValueError(
             f"sharpness_aware(ascent={ascent.call}): the climb can't be chosen by losses "
             f"at the weights that it leads to; use {ascent.call} as descent."

@@ -10,9 +10,10 @@ from jaxtyping import PyTree
 from . import _arguments, _checks
 from ._forward import Loss
 from ._info import SharpnessAwareInfo, blank_info, describe
-from ._mask import masked, only, perturbed_leaves
+from ._mask import hide, masked, only, perturbed_leaves, unhide
 from ._passes import GradientPass, Problem, given_gradient, gradient_pass, perturb
-from ._selection import Chosen, Evidence, Selection
+from ._past_descent import PastDescent, average_in, backwards, no_past
+from ._selection import Evidence, Selection
 
 
 class SharpnessAwareState(NamedTuple):
@@ -20,8 +21,8 @@ class SharpnessAwareState(NamedTuple):
 
     Attributes:
       perturbation: state of the perturbation, for example F-SAM's moving average.
-      ascent: state of the selection for the climb.
-      descent: state of the selection for the descent.
+      ascent: state of the selection for the climb, or of `past_descent`.
+      descent: state of the selection for the descent, unless it is the climb's.
       info: what the last step says about itself.
       aux: aux of the clean pass, between `update` and `take_aux`; None at rest.
     """
@@ -36,7 +37,7 @@ class SharpnessAwareState(NamedTuple):
 def transformation(
     call: str,
     perturbation: optax.GradientTransformation,
-    ascent: Selection,
+    ascent: Selection | PastDescent,
     descent: Selection,
     *,
     mask: Any,
@@ -56,10 +57,14 @@ def transformation(
     def init_fn(params):
         params = _arguments.parameters("tx.init", params)
         flags = perturbed_leaves(call, mask, params)
+        if isinstance(ascent, PastDescent):
+            ascent_state = no_past(hide(flags, params))
+        else:
+            ascent_state = ascent.init()
         return SharpnessAwareState(
             perturbation=masked(perturbation, flags).init(params),
-            ascent=ascent.init(),
-            descent=descent.init(),
+            ascent=ascent_state,
+            descent=optax.EmptyState() if descent is ascent else descent.init(),
             info=blank_info(params),
         )
 
@@ -73,13 +78,11 @@ def transformation(
         has_aux=False,
         **extra_args,
     ):
-        climbs_on = None if ascent.choose is None else ascent.call
-        problem, params, given = _checked(
-            updates, params, loss_fn, batch, has_aux, climbs_on
-        )
+        problem, params, given = _checked(updates, params, loss_fn, batch, has_aux, ascent)
         flags = perturbed_leaves(call, mask, params)
-        look_first = has_aux or "clean" in ascent.reads | descent.reads
-        climb = _climb(problem, params, given, ascent, state.ascent, look_first)
+        if isinstance(ascent, PastDescent):
+            given = unhide(flags, backwards(state.ascent), params)
+        climb = _climb(problem, params, given, ascent, descent, state.ascent)
 
         epsilon, perturbation_state = masked(perturbation, flags).update(
             climb.gradient, state.perturbation, params, **extra_args
@@ -87,12 +90,14 @@ def transformation(
         _arguments.same_structure(call, epsilon, params)
         perturbed, applied = perturb(params, only(flags, epsilon), perturbed_dtype)
 
-        again = climb.chosen if descent is ascent else None
-        fall = _fall(problem, perturbed, climb.losses, descent, state.descent, again)
+        fall = _fall(problem, perturbed, climb, ascent, descent, state.descent)
         gradients = only(flags, climb.gradient), only(flags, fall.gradient)
         info = describe(climb, fall, *gradients, applied, state.info)
+        ascent_state = climb.state
+        if isinstance(ascent, PastDescent):
+            ascent_state = average_in(ascent, ascent_state, hide(flags, fall.gradient))
         return _cast_like(fall.gradient, params), SharpnessAwareState(
-            perturbation_state, climb.state, fall.state, info, climb.aux
+            perturbation_state, ascent_state, fall.state, info, climb.aux
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -104,43 +109,62 @@ def _checked(
     loss_fn: Any,
     batch: Any,
     has_aux: bool,
-    climbs_on: str | None,
+    ascent: Selection | PastDescent,
 ) -> tuple[Problem, PyTree, PyTree | None]:
     """What `update` was given, in order: the problem, the parameters, their gradient."""
     _arguments.present(params, loss_fn, batch)
     params = _arguments.parameters("tx.update", params)
-    given = _arguments.gradient_or_none(updates, params, climbs_on)
-    batch, n = _arguments.batch_arrays(batch)
-    return Problem(Loss(loss_fn, has_aux), batch, n), params, given
+    climbs_on_all = isinstance(ascent, Selection) and ascent.choose is None
+    given = _arguments.gradient_or_none(
+        updates, params, None if climbs_on_all else ascent.call
+    )
+    batch = _arguments.batch_arrays(batch)
+    return Problem(Loss(loss_fn, has_aux), batch), params, given
 
 
 def _climb(
     problem: Problem,
     params: PyTree,
     given: PyTree | None,
-    ascent: Selection,
+    ascent: Selection | PastDescent,
+    descent: Selection,
     state: Any,
-    look_first: bool,
 ) -> GradientPass:
-    """The ascent gradient, computed or given."""
-    if given is not None:
+    """The gradient to climb along, computed or given."""
+    look_first = problem.loss.has_aux or _needs_clean(ascent, descent)
+    if given is not None or isinstance(ascent, PastDescent):
+        # `past_descent` was resolved to a gradient before.
         return given_gradient(given, problem, params, state, look_first)
-    see = functools.partial(Evidence, problem.num_examples)
+    see = functools.partial(Evidence, problem.batch)
     return gradient_pass(problem, params, ascent, state, see, look_first)
 
 
 def _fall(
     problem: Problem,
     perturbed: PyTree,
-    clean_losses: Any,
+    climb: GradientPass,
+    ascent: Selection | PastDescent,
     descent: Selection,
     state: Any,
-    again: Chosen | None,
 ) -> GradientPass:
-    """The descent gradient, over the examples of the climb `again` if there are some."""
-    see = functools.partial(Evidence, problem.num_examples, clean_losses)
-    look_first = "perturbed" in descent.reads
+    """The descent gradient, over the examples of the climb if it is the same selection."""
+    # Losses that ran for aux alone must not change what is chosen.
+    clean = climb.losses if _needs_clean(ascent, descent) else None
+    see = functools.partial(Evidence, problem.batch, clean)
+    needed = {"perturbed"} if clean is not None else {"perturbed", "first"}
+    again = climb.chosen if descent is ascent else None
+    look_first = again is None and bool(descent.reads & needed)
     return gradient_pass(problem, perturbed, descent, state, see, look_first, again)
+
+
+def _needs_clean(ascent: Selection | PastDescent, descent: Selection) -> bool:
+    """Whether choosing needs the losses at the unperturbed weights.
+
+    Without a climb the first losses of the step are those at the perturbed ones.
+    """
+    if isinstance(ascent, PastDescent):
+        return "clean" in descent.reads
+    return bool({"first", "clean"} & (ascent.reads | descent.reads))
 
 
 def _cast_like(tree: PyTree, params: PyTree) -> PyTree:

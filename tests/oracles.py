@@ -1,4 +1,4 @@
-"""Naive float64 references for the six methods: NumPy and loops, no JAX.
+"""Naive float64 references for the methods: NumPy and loops, no JAX.
 
 Written from the papers' equations, one function per method, for a two-layer tanh
 network whose gradient is written out by hand. Nothing here is fast or clever: it
@@ -134,14 +134,44 @@ def count(share: float, n: int) -> int:
     return max(1, math.floor(share * n + 0.5))
 
 
-def highest(values: Sequence[float], how_many: int) -> list[int]:
-    """The places of the highest finite-or-not values; NaN and inf come last."""
+def skip_count(share: float, n: int) -> int:
+    """How many of n examples to skip: as `count`, but it may be none."""
+    return share if isinstance(share, int) else math.floor(share * n + 0.5)
+
+
+def highest(values: Sequence[float], how_many: int, skip: int = 0) -> list[int]:
+    """The places of the highest values below the `skip` highest; NaN and inf last."""
 
     def rank(i: int) -> tuple[bool, float, int]:
         broken = not math.isfinite(values[i])
         return (broken, 0.0 if broken else -values[i], i)
 
-    return sorted(range(len(values)), key=rank)[:how_many]
+    return sorted(range(len(values)), key=rank)[skip : skip + how_many]
+
+
+def most_remembered(
+    memory: dict[int, float], numbers: Sequence[int], how_many: int
+) -> list[int]:
+    """The places of the examples never used, then of the highest remembered losses."""
+
+    def rank(i: int) -> tuple[int, float, int]:
+        if numbers[i] not in memory:
+            return (0, 0.0, i)
+        loss = memory[numbers[i]]
+        return (1, -loss, i) if math.isfinite(loss) else (2, 0.0, i)
+
+    return sorted(range(len(numbers)), key=rank)[:how_many]
+
+
+def remember(
+    memory: dict[int, float],
+    numbers: Sequence[int],
+    used: Iterable[int],
+    losses: Sequence[float],
+) -> None:
+    """Writes the losses of the used examples down, in the memory's float32."""
+    for i in used:
+        memory[numbers[i]] = float(np.float32(losses[i]))
 
 
 def everything(batch: Batch) -> list[int]:
@@ -208,11 +238,12 @@ def random_sam(rho: Schedule, subsets: Sequence[Sequence[int]]) -> Method:
     return step
 
 
-def k_sam(rho: Schedule, k: float) -> Method:
-    """Ni et al. 2022: the k highest losses give both gradients."""
+def k_sam(rho: Schedule, k: float, skip: float = 0) -> Method:
+    """Ni et al. 2022: the k highest losses give both gradients; `skip` is ours."""
 
     def step(t: int, params: Tree, batch: Batch) -> Step:
-        examples = highest(losses(params, batch), count(k, len(batch.labels)))
+        n = len(batch.labels)
+        examples = highest(losses(params, batch), count(k, n), skip_count(skip, n))
         g = mean_gradient(params, batch, examples)
         eps = to_radius(g, rho(t))
         descent = mean_gradient(add(params, eps), batch, examples)
@@ -282,6 +313,68 @@ def f_sam(rho: Schedule, sigma: float, decay: float, k: float = 1.0) -> Method:
     return step
 
 
+def momentum_sam(rho: Schedule, decay: float, k: float = 1.0, skip: float = 0) -> Method:
+    """Becker et al. 2024: eps = -rho m / ||m||, m the average of past gradients.
+
+    m_t = decay m_{t-1} + (1 - decay) u_t, from zero. `k` and `skip` are ours: u is then
+    taken over the highest losses at the perturbed weights.
+    """
+    past: list[Tree] = []
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        n = len(batch.labels)
+        m = past[-1] if past else scaled(params, 0.0)
+        eps = to_radius(scaled(m, -1.0), rho(t))
+        moved = add(params, eps)
+        examples = highest(losses(moved, batch), count(k, n), skip_count(skip, n))
+        u = mean_gradient(moved, batch, examples)
+        past.append(add(scaled(m, decay), scaled(u, 1.0 - decay)))
+        return Step(u, eps, scaled(m, -1.0), examples)
+
+    return step
+
+
+def remembered_k_sam(rho: Schedule, k: float, numbers: Sequence[Sequence[int]]) -> Method:
+    """K-SAM on the examples whose loss was highest when they were last used.
+
+    `numbers` has the number of each example of each batch.
+    """
+    memory: dict[int, float] = {}
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        examples = most_remembered(memory, numbers[t], count(k, len(batch.labels)))
+        g = mean_gradient(params, batch, examples)
+        remember(memory, numbers[t], examples, losses(params, batch))
+        eps = to_radius(g, rho(t))
+        descent = mean_gradient(add(params, eps), batch, examples)
+        return Step(descent, eps, g, examples)
+
+    return step
+
+
+def remembered_momentum_sam(
+    rho: Schedule,
+    decay: float,
+    k: float,
+    numbers: Sequence[Sequence[int]],
+) -> Method:
+    """`momentum_sam` on the examples whose loss was highest when they were last used."""
+    memory: dict[int, float] = {}
+    past: list[Tree] = []
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        m = past[-1] if past else scaled(params, 0.0)
+        eps = to_radius(scaled(m, -1.0), rho(t))
+        moved = add(params, eps)
+        examples = most_remembered(memory, numbers[t], count(k, len(batch.labels)))
+        u = mean_gradient(moved, batch, examples)
+        remember(memory, numbers[t], examples, losses(moved, batch))
+        past.append(add(scaled(m, decay), scaled(u, 1.0 - decay)))
+        return Step(u, eps, scaled(m, -1.0), examples)
+
+    return step
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -292,6 +385,8 @@ class Run(NamedTuple):
     steps: list[Step]
     loss: list[float]
     """The mean clean loss over the whole batch, before each step."""
+    perturbed_loss: list[float]
+    """The same at the perturbed weights."""
     sharpness: list[float]
     """Perturbed minus clean mean loss over each step's descent examples."""
     cosine: list[float]
@@ -307,12 +402,13 @@ def train(
 ) -> Run:
     """SGD with momentum around a method: v = momentum v + g, w = w - lr v."""
     velocity = {name: np.zeros_like(leaf) for name, leaf in params.items()}
-    run = Run(params, [], [], [], [])
+    run = Run(params, [], [], [], [], [])
     for t, batch in enumerate(batches):
         step = method(t, params, batch)
         moved = add(params, step.perturbation)
         run.steps.append(step)
         run.loss.append(mean_loss(params, batch, everything(batch)))
+        run.perturbed_loss.append(mean_loss(moved, batch, everything(batch)))
         run.sharpness.append(
             mean_loss(moved, batch, step.descent_examples)
             - mean_loss(params, batch, step.descent_examples)

@@ -2,14 +2,18 @@
 
 With a forward pass of 1 and a backward pass of 2 per example, and k the chosen share:
 SGD 3, SAM 6, K-SAM 1 + 5k shared and 1 + 6k recomputing, ESAM 5 at gamma = 1/2 with the
-second forward pass shared. Measured ratios lie a little above these: the first layer
-needs no gradient of its input, so the backward pass is below 2, and norms, masks and
-selections aren't free.
+second forward pass shared. Without an ascent pass: Momentum-SAM 3, on the highest losses
+1 + 2k shared and 1 + 3k recomputing. Choosing by remembered losses takes no forward pass:
+K-SAM 6k, on the momentum climb 3k.
+
+Measured ratios lie a little above these: the first layer needs no gradient of its input,
+so the backward pass is below 2, and norms, masks and selections aren't free.
 """
 
 import functools
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
 from problems import batched, cnn, mean_loss, on_one_worker, quick_jit, updater, vit
@@ -112,6 +116,47 @@ def test_k_sam_recomputing_costs_at_most_085_of_sgd(model, keep):
 def test_esam_with_a_shared_forward_pass_costs_at_most_170_of_sgd(model, keep):
     count = sharpness_aware(model, ksam_jax.esam(gamma=0.5), keep)
     assert 1.65 < count / sgd(model) <= 1.70
+
+
+@models
+@pytest.mark.parametrize("keep", ["all", "matmuls"])
+def test_k_momentum_sam_with_a_shared_forward_pass_costs_at_most_052_of_sgd(model, keep):
+    count = sharpness_aware(model, ksam_jax.k_momentum_sam(k=0.25, decay=0.9), keep)
+    assert 0.49 < count / sgd(model) <= 0.52
+
+
+@models
+@pytest.mark.parametrize("keep", ["nothing", None])
+def test_k_momentum_sam_recomputing_costs_at_most_060_of_sgd(model, keep):
+    count = sharpness_aware(model, ksam_jax.k_momentum_sam(k=0.25, decay=0.9), keep)
+    assert 0.57 < count / sgd(model) <= 0.60
+
+
+@models
+def test_momentum_sam_costs_at_most_101_of_sgd(model):
+    count = sharpness_aware(model, ksam_jax.momentum_sam(decay=0.9), None)
+    assert 0.99 < count / sgd(model) <= 1.01
+
+
+def remembered():
+    return ksam_jax.highest_remembered_loss(0.25, 50_000, lambda _: jnp.arange(BATCH))
+
+
+@models
+def test_k_sam_on_remembered_losses_costs_at_most_052_of_sgd(model):
+    chosen, climb = remembered(), ksam_jax.scale_to_radius(0.05)
+    method = ksam_jax.sharpness_aware(climb, ascent=chosen, descent=chosen)
+    assert 0.49 < sharpness_aware(model, method, None) / sgd(model) <= 0.52
+
+
+@models
+def test_the_momentum_climb_on_remembered_losses_costs_at_most_027_of_sgd(model):
+    method = ksam_jax.sharpness_aware(
+        ksam_jax.scale_to_radius(0.3),
+        ascent=ksam_jax.past_descent(0.9),
+        descent=remembered(),
+    )
+    assert 0.24 < sharpness_aware(model, method, None) / sgd(model) <= 0.27
 
 
 @models

@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,8 @@ METHODS = {
     "k_sam": kj.k_sam,
     "esam": kj.esam,
     "f_sam": kj.f_sam,
+    "momentum_sam": kj.momentum_sam,
+    "k_momentum_sam": kj.k_momentum_sam,
 }
 WITH_RHO = METHODS | {
     "scale_to_radius": kj.scale_to_radius,
@@ -58,10 +60,17 @@ WITH_SIZE = {
     ("random_sam", "m"): kj.random_sam,
     ("k_sam", "k"): kj.k_sam,
     ("esam", "gamma"): kj.esam,
+    ("k_momentum_sam", "k"): kj.k_momentum_sam,
     ("highest_loss", "k"): kj.highest_loss,
+    ("highest_remembered_loss", "k"): lambda k: kj.highest_remembered_loss(k, 50),
     ("largest_increase", "gamma"): kj.largest_increase,
     ("random_subset", "m"): kj.random_subset,
     ("top_k_mask", "k"): lambda k: kj.top_k_mask(jnp.ones(N), k=k),
+}
+WITH_SKIP = {
+    ("k_sam", "skip"): kj.k_sam,
+    ("k_momentum_sam", "skip"): kj.k_momentum_sam,
+    ("highest_loss", "skip"): lambda skip: kj.highest_loss(3, skip),
 }
 
 
@@ -116,8 +125,14 @@ def test_number_of_examples_out_of_range_is_refused(call, match):
             r"\(0, 1\]",
         ),
         *argument_rows(
-            {("f_sam", "decay"): kj.f_sam, ("subtract_ema", "decay"): kj.subtract_ema},
-            [-0.1, 1.5, NAN, INF, "slow", True, None],
+            {
+                ("f_sam", "decay"): kj.f_sam,
+                ("subtract_ema", "decay"): kj.subtract_ema,
+                ("momentum_sam", "decay"): kj.momentum_sam,
+                ("k_momentum_sam", "decay"): kj.k_momentum_sam,
+                ("past_descent", "decay"): kj.past_descent,
+            },
+            [-0.1, 1, 1.5, NAN, INF, "slow", True, None],
             r"\[0, 1",
         ),
         *argument_rows(
@@ -144,6 +159,20 @@ def test_number_of_examples_out_of_range_is_refused(call, match):
             },
             [0.5, "zero", None, True, [1, 2]],
             "integer",
+        ),
+        *argument_rows(
+            WITH_SKIP,
+            [-1, -0.25, 1.0, 1.5, NAN, INF, True, "a few", 1j],
+            r"integer >= 0.*\[0, 1\)",
+        ),
+        *argument_rows(
+            {
+                ("highest_remembered_loss", "num_examples"): lambda num_examples: fresh(
+                    kj.highest_remembered_loss
+                )(0.25, num_examples)
+            },
+            [0, -5, 2.5, 50.0, NAN, True, "all", None],
+            "integer >= 1",
         ),
     ]
 )
@@ -207,6 +236,20 @@ def test_hyperparameter_out_of_range_is_refused(call, match):
                 kj.scale_to_radius(0.1), ascent=kj.largest_increase(0.5)
             ),
             r"sharpness_aware\(ascent=largest_increase\(gamma=0\.5\)\).*descent",
+        ),
+        (
+            "sharpness_aware(descent=past_descent(0.9))",
+            lambda: fresh(kj.sharpness_aware)(
+                kj.scale_to_radius(0.1), descent=kj.past_descent(0.9)
+            ),
+            r"sharpness_aware\(descent=.*past_descent.*selection",
+        ),
+        (
+            "sharpness_aware(ascent=past_descent without parentheses)",
+            lambda: fresh(kj.sharpness_aware)(
+                kj.scale_to_radius(0.1), ascent=kj.past_descent
+            ),
+            r"sharpness_aware\(ascent=<function past_descent.*selection",
         ),
     ]
 )
@@ -436,9 +479,9 @@ def test_a_plain_optax_call_is_told_the_line_to_write():
         tx.update(params(), tx.init(params()), params())
 
 
-def eagerly(loss_fn: Any, examples: Any) -> Any:
+def eagerly(loss_fn: Any, examples: Any, tx: Any = None) -> Any:
     """A step outside of `jit`, which would refuse some input before we do."""
-    tx: Any = kj.k_sam(k=3)
+    tx = kj.k_sam(k=3) if tx is None else tx
     return tx.update(None, tx.init(params()), params(), loss_fn=loss_fn, batch=examples)
 
 
@@ -497,6 +540,17 @@ def test_batch_without_one_shared_leading_axis_is_refused(call, match):
         call()
 
 
+def remembered(k: Any = 3, num_examples: int = 50, index: Any = "index") -> Any:
+    """K-SAM's form with a memory."""
+    hardest = kj.highest_remembered_loss(k, num_examples, index)
+    return kj.sharpness_aware(kj.scale_to_radius(0.1), ascent=hardest, descent=hardest)
+
+
+def numbered(numbers: Any) -> Any:
+    """The batch with the examples' numbers in it."""
+    return {**batch(), "index": numbers}
+
+
 @rows(
     [
         (name, lambda tx=tx: update(tx), rf"{name.split(' ')[0]}.*at most.*N={N}")
@@ -516,16 +570,131 @@ def test_batch_without_one_shared_leading_axis_is_refused(call, match):
         }.items()
     ]
     + [
+        (name, lambda tx=tx: update(tx), rf"{name}.*N={N}.*pass")
+        for name, tx in {
+            r"k_sam\(k=5, skip=3\)": kj.k_sam(k=5, skip=3),
+            r"k_sam\(k=1\.0, skip=1\)": kj.k_sam(k=1.0, skip=1),
+            r"k_sam\(k=0\.5, skip=0\.6\)": kj.k_sam(k=0.5, skip=0.6),
+            r"k_momentum_sam\(k=7, skip=0\.1\)": kj.k_momentum_sam(k=7, skip=0.1),
+            r"highest_loss\(k=1, skip=7\)": kj.sharpness_aware(
+                kj.scale_to_radius(0.1), descent=kj.highest_loss(1, 7)
+            ),
+        }.items()
+    ]
+    + [
+        (
+            r"highest_remembered_loss(k=8)",
+            lambda: update(remembered(k=8), batch=numbered(jnp.arange(N))),
+            rf"highest_remembered_loss\(k=8\).*at most.*N={N}",
+        ),
         (
             "top_k_mask(k=8)",
             lambda: kj.top_k_mask(jnp.ones(N), 8),
             rf"top_k_mask\(k=8\).*at most.*N={N}",
-        )
+        ),
     ]
 )
 def test_more_examples_than_the_batch_has_are_refused(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+class Numbered(NamedTuple):
+    x: Any
+    y: Any
+
+
+@rows(
+    [
+        (
+            "no such key",
+            lambda: update(remembered()),
+            r"highest_remembered_loss\(index='index'\).*key.*attribute.*batch",
+        ),
+        (
+            "no such key of another name",
+            lambda: update(remembered(index="id"), batch=numbered(jnp.arange(N))),
+            r"highest_remembered_loss\(index='id'\).*key.*attribute.*batch",
+        ),
+        (
+            "no such attribute",
+            lambda: update(
+                remembered(index="id"),
+                batch=Numbered(**batch()),
+                loss_fn=lambda p, b: losses(p, b._asdict()),
+            ),
+            r"highest_remembered_loss\(index='id'\).*attribute.*Numbered",
+        ),
+        (
+            "an array as the batch",
+            lambda: update(
+                remembered(), batch=jnp.ones((N, 3)), loss_fn=lambda p, b: b @ p["w"]
+            ),
+            r"highest_remembered_loss\(index='index'\).*attribute",
+        ),
+        (
+            "one number in two axes",
+            lambda: update(remembered(), batch=numbered(jnp.ones((N, 1), int))),
+            rf"highest_remembered_loss\(index='index'\).*\({N},\).*\({N}, 1\)",
+        ),
+        (
+            "a function with too few",
+            lambda: update(remembered(index=lambda b: jnp.arange(N - 1))),
+            rf"highest_remembered_loss\(index=<function.*\({N},\).*\({N - 1},\)",
+        ),
+        (
+            "a function without a result",
+            lambda: update(remembered(index=lambda b: None)),
+            r"highest_remembered_loss\(index=<function",
+        ),
+        (
+            "floats",
+            lambda: update(remembered(), batch=numbered(jnp.arange(7.0))),
+            r"highest_remembered_loss\(index='index'\).*integers.*float32",
+        ),
+        (
+            "bools",
+            lambda: update(remembered(), batch=numbered(jnp.ones(N, bool))),
+            r"highest_remembered_loss\(index='index'\).*integers.*bool",
+        ),
+        (
+            "keys",
+            lambda: update(
+                remembered(), batch=numbered(jax.random.split(jax.random.key(0), N))
+            ),
+            r"highest_remembered_loss\(index='index'\).*integers.*key",
+        ),
+        (
+            "too high",
+            lambda: eagerly(losses, numbered(jnp.arange(N) + 44), remembered()),
+            r"highest_remembered_loss\(num_examples=50\).*0 to 49.*got 50.*pass",
+        ),
+        (
+            "negative",
+            lambda: eagerly(losses, numbered(jnp.arange(N) - 1), remembered()),
+            r"highest_remembered_loss\(num_examples=50\).*0 to 49.*got -1.*pass",
+        ),
+    ]
+)
+def test_index_of_the_batch_that_numbers_no_examples_is_refused(call, match):
+    with pytest.raises((TypeError, ValueError), match=match):
+        call()
+
+
+@pytest.mark.parametrize("method", [kj.k_sam, kj.k_momentum_sam])
+def test_traced_skip_is_told_of_static_args(method):
+    match = rf"{method.__name__}\(skip=<traced>\).*static_args=.*\"skip\""
+    with pytest.raises(TypeError, match=match):
+        jax.eval_shape(lambda skip: update(method(skip=skip)), jnp.asarray(0))
+
+
+def test_traced_number_of_remembered_examples_is_refused():
+    def step(size: jax.Array) -> Any:
+        return fresh(kj.highest_remembered_loss)(3, size)
+
+    match = r"highest_remembered_loss\(num_examples=.*integer >= 1.*traced"
+    with pytest.raises(TypeError, match=match):
+        jax.eval_shape(step, jnp.asarray(50))
 
 
 @pytest.mark.parametrize(
@@ -555,9 +724,14 @@ def test_injected_number_of_examples_is_told_of_static_args(argument, method):
         jax.eval_shape(step)
 
 
-def test_injected_number_of_examples_is_fine_if_static():
-    tx = optax.inject_hyperparams(kj.k_sam, static_args=("k",))(rho=0.1, k=0.5)
-    gradient, _ = update(tx)
+@pytest.mark.parametrize("method", [kj.k_sam, kj.k_momentum_sam])
+def test_injected_number_of_examples_is_fine_if_static(method):
+    tx: Any = optax.inject_hyperparams(method, static_args=("k",))(rho=0.1, k=0.5)
+
+    def step(state: Any) -> Any:  # The state is traced, as under `jax.jit`.
+        return tx.update(None, state, params(), loss_fn=losses, batch=batch())
+
+    gradient, _ = jax.eval_shape(step, tx.init(params()))
     assert gradient["w"].shape == (3,)
 
 
@@ -580,6 +754,29 @@ def test_injected_number_of_examples_is_fine_if_static():
                 updates=params(),
             ),
             r"highest_loss\(k=2\).*pass None",
+        ),
+        (
+            "momentum_sam",
+            lambda: update(kj.momentum_sam(decay=0.9), updates=params()),
+            r"momentum_sam\(decay=0\.9\).*pass None",
+        ),
+        (
+            "k_momentum_sam",
+            lambda: update(kj.k_momentum_sam(decay=0.9), updates=params()),
+            r"k_momentum_sam\(decay=0\.9\).*pass None",
+        ),
+        (
+            "past_descent",
+            lambda: update(
+                kj.sharpness_aware(kj.scale_to_radius(0.1), ascent=kj.past_descent(0.5)),
+                updates=params(),
+            ),
+            r"past_descent\(decay=0\.5\).*pass None",
+        ),
+        (
+            "highest_remembered_loss",
+            lambda: update(remembered(), updates=params(), batch=numbered(jnp.arange(N))),
+            r"highest_remembered_loss\(k=3, num_examples=50\).*pass None",
         ),
         (
             "another structure",

@@ -1,4 +1,4 @@
-"""The six methods against independent references, in float64.
+"""The methods against independent references, in float64.
 
 The references are `oracles` (naive NumPy), quadratics solved by hand, Optax's own
 SAM, and identities between the methods.
@@ -22,6 +22,7 @@ import ksam_jax
 STEPS, N, FEATURES, WIDTH, CLASSES = 22, 11, 3, 4, 3
 LEARNING_RATE, MOMENTUM = 0.15, 0.9
 BETA, SEED, M = 0.6, 7, 4
+DATA_SET = 26  # examples that the batches draw from, for the methods with a memory
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +85,13 @@ def batches() -> list[oracles.Batch]:
     return found
 
 
+@functools.cache
+def numbers() -> list[list[int]]:
+    """The number in the data set of each example of each batch."""
+    rng = np.random.default_rng(11)
+    return [rng.permutation(DATA_SET)[:N].tolist() for _ in range(STEPS)]
+
+
 def as_jax(params: oracles.Tree) -> Any:
     return {name: jnp.asarray(leaf) for name, leaf in params.items()}
 
@@ -91,7 +99,7 @@ def as_jax(params: oracles.Tree) -> Any:
 def stacked() -> Any:
     x = np.stack([batch.inputs for batch in batches()])
     y = np.stack([batch.labels for batch in batches()])
-    return {"x": jnp.asarray(x), "y": jnp.asarray(y)}
+    return {"x": jnp.asarray(x), "y": jnp.asarray(y), "index": jnp.asarray(numbers())}
 
 
 class Trained(NamedTuple):
@@ -202,6 +210,20 @@ def f_sam_on_k(sigma: float, decay: float, k: float) -> Any:
     )
 
 
+def remembered_k_sam(k: Any) -> Any:
+    hardest = ksam_jax.highest_remembered_loss(k, DATA_SET)
+    climb = ksam_jax.scale_to_radius(rising())
+    return ksam_jax.sharpness_aware(climb, ascent=hardest, descent=hardest)
+
+
+def remembered_momentum_sam(decay: float, k: Any) -> Any:
+    return ksam_jax.sharpness_aware(
+        ksam_jax.scale_to_radius(rising()),
+        ascent=ksam_jax.past_descent(decay),
+        descent=ksam_jax.highest_remembered_loss(k, DATA_SET),
+    )
+
+
 class Case(NamedTuple):
     method: Callable[[], Any]
     oracle: Callable[[], oracles.Method]
@@ -242,9 +264,45 @@ CASES = {
         lambda: f_sam_on_k(1.0, 0.9, 0.25),
         lambda: oracles.f_sam(rising_by_hand, 1.0, 0.9, k=0.25),
     ),
+    "k_sam that skips": Case(
+        lambda: ksam_jax.k_sam(rho=rising(), k=0.25, skip=2),
+        lambda: oracles.k_sam(rising_by_hand, 0.25, 2),
+    ),
+    "momentum_sam": Case(
+        lambda: ksam_jax.momentum_sam(rho=rising(), decay=0.9),
+        lambda: oracles.momentum_sam(rising_by_hand, 0.9),
+    ),
+    "momentum_sam of decay 0": Case(
+        lambda: ksam_jax.momentum_sam(rho=0.1, decay=0.0),
+        lambda: oracles.momentum_sam(constant(0.1), 0.0),
+    ),
+    "k_momentum_sam": Case(
+        lambda: ksam_jax.k_momentum_sam(rho=rising(), k=0.25, decay=0.9),
+        lambda: oracles.momentum_sam(rising_by_hand, 0.9, 0.25),
+    ),
+    "k_momentum_sam that skips": Case(
+        lambda: ksam_jax.k_momentum_sam(rho=0.1, k=4, decay=0.6, skip=0.2),
+        lambda: oracles.momentum_sam(constant(0.1), 0.6, 4, 0.2),
+    ),
+    "remembered k_sam": Case(
+        lambda: remembered_k_sam(0.25),
+        lambda: oracles.remembered_k_sam(rising_by_hand, 0.25, numbers()),
+    ),
+    "remembered momentum_sam": Case(
+        lambda: remembered_momentum_sam(0.9, 4),
+        lambda: oracles.remembered_momentum_sam(rising_by_hand, 0.9, 4, numbers()),
+    ),
 }
 # Only where a subset is chosen does `keep` decide how its gradient is found.
-SUBSET_METHODS = ("random_sam", "k_sam", "esam", "f_sam on the highest losses")
+SUBSET_METHODS = (
+    "random_sam",
+    "k_sam",
+    "esam",
+    "f_sam on the highest losses",
+    "k_momentum_sam",
+)
+ONE_FORM = ("k_sam that skips", "momentum_sam of decay 0", "k_momentum_sam that skips")
+MOMENTUM_METHODS = [name for name in CASES if "momentum" in name]
 
 
 @functools.cache
@@ -297,12 +355,34 @@ def test_the_runs_learn_and_select_different_examples():
     assert len({tuple(subset) for subset in drawn_subsets()}) > STEPS // 2
 
 
+@pytest.mark.parametrize("name", ["remembered k_sam", "remembered momentum_sam"])
+def test_the_remembering_runs_choose_among_examples_seen_before(name):
+    """Otherwise the comparison below would be one of examples that are all new."""
+    seen: set[int] = set()
+    chosen_again, left_although_seen = 0, 0
+    for step, batch_numbers in zip(reference(name).steps, numbers(), strict=True):
+        places = step.descent_examples
+        chosen_again += sum(batch_numbers[place] in seen for place in places)
+        left = set(range(N)) - set(places)
+        left_although_seen += sum(batch_numbers[place] in seen for place in left)
+        seen |= {batch_numbers[place] for place in places}
+    assert chosen_again > STEPS
+    assert left_although_seen > STEPS
+    # What it remembers isn't what it would find by looking.
+    fresh = [
+        oracles.highest(oracles.losses(start(), batch), len(step.descent_examples))
+        for step, batch in zip(reference(name).steps, batches(), strict=True)
+    ]
+    assert [step.descent_examples for step in reference(name).steps] != fresh
+
+
 # ------------------------------------------------- every method, every form
 
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [(name, form) for name in CASES for form in ("batch", "all")]
+    [(name, "batch") for name in CASES]
+    + [(name, "all") for name in CASES if name not in ONE_FORM]
     + [(name, form) for name in SUBSET_METHODS for form in ("nothing", "matmuls")],
 )
 def test_method_equals_the_numpy_reference_over_momentum_steps(name, form):
@@ -332,6 +412,34 @@ def test_perturbed_loss_is_the_clean_loss_plus_the_sharpness(name):
     info, run = trained(name, "batch").info, reference(name)
     expected = np.add(run.loss, run.sharpness)
     np.testing.assert_allclose(info.perturbed_loss, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("form", ["batch", "all"])
+def test_info_of_remembered_k_sam_is_of_the_examples_it_used(form):
+    info, run = trained("remembered k_sam", form).info, reference("remembered k_sam")
+    np.testing.assert_allclose(info.sharpness, run.sharpness, rtol=1e-7, atol=1e-11)
+    np.testing.assert_allclose(info.cosine, run.cosine, rtol=1e-9)
+    # The batch's own mean would need a pass that isn't spent.
+    assert not np.allclose(info.loss, run.loss, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", MOMENTUM_METHODS)
+def test_info_holds_the_cosine_between_the_momentum_climb_and_the_descent(name):
+    first, *later = reference(name).steps
+    expected = [oracles.cosine(step.ascent, step.gradient) for step in later]
+    info = trained(name, "batch").info
+    np.testing.assert_allclose(info.cosine, [0.0, *expected], rtol=1e-9)
+    assert oracles.norm(first.ascent) == 0.0
+
+
+@pytest.mark.parametrize("name", MOMENTUM_METHODS)
+def test_info_of_a_climb_without_a_pass_is_infinite_where_it_needs_one(name):
+    info = trained(name, "batch").info
+    assert np.isposinf(info.loss).all()
+    assert np.isposinf(info.sharpness).all()
+    if "remembered" not in name:  # That one never sees the whole batch.
+        expected = reference(name).perturbed_loss
+        np.testing.assert_allclose(info.perturbed_loss, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["esam", "esam by tensor"])
@@ -366,6 +474,13 @@ def test_method_with_everything_chosen_and_nothing_masked_is_sam(name, form):
     check_trees_equal(found.params, trained("sam", form).params)
 
 
+@pytest.mark.parametrize(("k", "form"), [(N, "batch"), (1.0, "all")])
+def test_k_momentum_sam_with_everything_chosen_is_momentum_sam(k, form):
+    tx = ksam_jax.k_momentum_sam(rising(), k=k, decay=0.9)
+    found = train(tx, loss_in_form(form))
+    check_trees_equal(found.params, trained("momentum_sam", form).params)
+
+
 @pytest.mark.parametrize("form", ["batch", "all"])
 def test_sam_of_radius_zero_is_the_plain_gradient(form):
     plain = oracles.train(
@@ -384,9 +499,27 @@ def test_a_gradient_handed_in_gives_the_same_step():
         given = jax.grad(lambda p: batch_losses(p, batch).mean())(params)
         return tx.update(given, tx.init(params), params, loss_fn=batch_losses, batch=batch)
 
-    given, _ = from_a_gradient(params, batch)
+    with jax.debug_nans(True):  # What isn't known is infinite, and not NaN.
+        given, state = from_a_gradient(params, batch)
     computed, _ = one_step(tx, params, batch_losses, batch)
     check_trees_equal(given, computed, rtol=1e-13)
+    info = ksam_jax.get_info(state)
+    assert [float(info.loss), float(info.sharpness)] == [math.inf, math.inf]
+    assert math.isfinite(info.perturbed_loss)
+
+
+def test_the_sharpness_is_infinite_if_the_two_passes_share_no_example():
+    tx = ksam_jax.sharpness_aware(
+        ksam_jax.scale_to_radius(0.5),
+        ascent=ksam_jax.random_subset(1, seed=0),
+        descent=ksam_jax.random_subset(1, seed=1),
+    )
+    w, batch = jnp.asarray([3.0, 1.0]), jnp.asarray([0.5, 1.0, 1.5])
+    with jax.debug_nans(True):
+        _, state = one_step(tx, w, bowls, batch)
+    info = ksam_jax.get_info(state)
+    assert float(info.sharpness) == math.inf
+    assert math.isfinite(info.loss + info.perturbed_loss)
 
 
 # -------------------------------------------------------------- other libraries
@@ -491,6 +624,38 @@ def test_f_sam_on_a_bowl_solved_by_hand():
     assert found == [pytest.approx(step, abs=1e-12) for step in expected]
 
 
+def test_momentum_sam_on_a_bowl_solved_by_hand():
+    # Without decay m is the last gradient: step 0 at (3, 1) is plain, u = m = (3, 4).
+    # Step 1 at (3.3, 1.4): eps = -0.5 (3, 4) / 5, so u is taken at (3, 1) again.
+    tx = ksam_jax.momentum_sam(rho=0.5, decay=0.0)
+    found = bowl_steps(tx, [3.0, 1.0], [3.3, 1.4])
+    assert found == [pytest.approx([3.0, 4.0], abs=1e-12)] * 2
+
+
+def test_momentum_sam_averages_past_gradients_solved_by_hand():
+    # Step 0 at (3, 1): u = (3, 4), m = (1.5, 2).
+    # Step 1 at (10.8, -0.1): eps = (-0.3, -0.4), u = (10.5, -2), m = (6, 0).
+    # Step 2 at (4.5, 2): eps = (-0.5, 0), u = (4, 8).
+    tx = ksam_jax.momentum_sam(rho=0.5, decay=0.5)
+    found = bowl_steps(tx, [3.0, 1.0], [10.8, -0.1], [4.5, 2.0])
+    expected = [[3.0, 4.0], [10.5, -2.0], [4.0, 8.0]]
+    assert found == [pytest.approx(step, abs=1e-12) for step in expected]
+
+
+@pytest.mark.parametrize(("skip", "factor"), [(0, 1.5), (0.3, 1.0)])
+def test_k_momentum_sam_on_a_bowl_solved_by_hand(skip, factor):
+    # One bowl alone, the one below the `skip` steepest; eps doesn't depend on which.
+    tx = ksam_jax.k_momentum_sam(rho=0.5, k=1, decay=0.7, skip=skip)
+    found = bowl_steps(tx, [3.0, 1.0], [3.3, 1.4])
+    assert found == [pytest.approx([3.0 * factor, 4.0 * factor], abs=1e-12)] * 2
+
+
+def test_k_sam_that_skips_on_a_bowl_solved_by_hand():
+    # The flattest bowl alone, half as steep as the mean of the three.
+    found = bowl_steps(ksam_jax.k_sam(rho=0.5, k=1, skip=2), [3.0, 1.0])
+    assert found == [pytest.approx([1.65, 2.8], abs=1e-12)]
+
+
 def test_esam_descends_on_the_example_that_rose_most_solved_by_hand():
     # Losses 6x and 8y: the mean gradient is (3, 4), eps = rho (0.6, 0.8), and the
     # losses rise by 3.6 rho and 6.4 rho although 6x is the higher loss.
@@ -552,9 +717,16 @@ def test_f_sam_at_sigma_one_points_where_the_papers_formula_points():
         np.testing.assert_allclose(direction, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["sam", "k_sam", "random_sam"])
+@pytest.mark.parametrize("name", ["sam", "k_sam", "random_sam", "remembered k_sam"])
 def test_applied_perturbation_has_the_scheduled_radius(name):
     expected = [rising_by_hand(t) for t in range(STEPS)]
+    norms = trained(name, "batch").info.perturbation_norm
+    np.testing.assert_allclose(norms, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["momentum_sam", "k_momentum_sam"])
+def test_applied_perturbation_has_the_scheduled_radius_after_the_first_step(name):
+    expected = [0.0] + [rising_by_hand(t) for t in range(1, STEPS)]
     norms = trained(name, "batch").info.perturbation_norm
     np.testing.assert_allclose(norms, expected, rtol=1e-9)
 
