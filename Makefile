@@ -4,10 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check format clean
+.PHONY: demo benchmark test check format clean
 
 demo: $(STAMP)  ## Compare all methods on digits: results/digits/
 	$(BIN)/python -m experiments.compare
+
+benchmark: $(STAMP)  ## Time, operations and memory of every method: results/benchmark/
+	$(BIN)/python -m experiments.benchmark
 
 test: check  ## Formatter, linter, type checker, then every test
 	$(BIN)/python -m pytest -n auto --dist loadgroup

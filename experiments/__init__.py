@@ -2,7 +2,10 @@
 
 - `python -m experiments.compare` trains every method and prints the comparison.
 - `python -m experiments.search` chooses each method's hyperparameters on validation.
-- `python -m experiments.readme` copies the comparison's figures into README.md.
+- `python -m experiments.benchmark` measures what a step of each method costs.
+- `python -m experiments.largest_batch` finds what fits into memory.
+- `python -m experiments.batchnorm` compares three gradients behind BatchNorm.
+- `python -m experiments.figures` copies measured figures into README.md and docs.
 
 Nothing in ksam_jax imports from here.
 """

@@ -1,6 +1,7 @@
 """Command lines from dataclasses, where a mistake costs one clear line, not a page."""
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import itertools
@@ -10,7 +11,7 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -98,6 +99,28 @@ def writable(folder: Path) -> Path:
     except OSError as error:
         raise UsageError(f"can't write to {folder}: {error.strerror}") from error
     return folder
+
+
+def command(prog: str, config: Any, without: Collection[str] = ()) -> str:
+    """The command that gives these options, with placeholders for private folders.
+
+    Args:
+      prog: what starts it.
+      config: a dataclass of options; those at their defaults aren't written.
+      without: names of options that don't change the result.
+    """
+    words = [prog]
+    for field in dataclasses.fields(config):
+        value, option = getattr(config, field.name), field.name.replace("_", "-")
+        if value == field.default or field.name in without:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+            continue
+        is_private = isinstance(value, Path) and value.is_absolute()
+        shown = "DIR" if is_private else str(value)
+        words += [f"--{option}", *(value if isinstance(value, tuple) else (shown,))]
+    return " ".join(words)
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:

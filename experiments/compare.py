@@ -17,7 +17,7 @@ import datetime
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from tyro.conf import arg
 
 from experiments import choices, cli, cost, data, files, plots, progress, report, results
 from experiments.configs.compare import PROTOCOLS, Protocol
-from experiments.methods import METHODS
+from experiments.methods import DEFAULT
 from experiments.options import (
     DataDir,
     DatasetName,
@@ -47,7 +47,7 @@ class Config:
 
     dataset: DatasetName = "digits"
     data_dir: DataDir = None
-    methods: MethodNames = tuple(METHODS)
+    methods: MethodNames = DEFAULT
     seeds: Annotated[
         int,
         arg(
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the comparison and returns the exit status."""
     config = cli.parse(Config, argv, PROG, __doc__ or "")
     methods, protocol = _checked(config)
-    dataset = data.load(config.dataset, config.data_dir)
+    dataset = data.load(protocol.dataset, config.data_dir)
     folder = cli.writable(config.out / config.dataset)
     chosen = choices.best_available(config.dataset, config.label_noise, config.chosen)
     # Costs are ratios to SGD's, whether it is trained or not.
@@ -163,7 +163,7 @@ def _about(study: Study, config: Config, methods: list[str]) -> dict[str, Any]:
     dataset, protocol = study.dataset, study.protocol
     noise, splits = config.label_noise, config.splits
     return {
-        "command": _command(config),
+        "command": cli.command(PROG, config),
         "date": datetime.date.today().isoformat(),
         "config": {
             "methods": methods,
@@ -185,20 +185,6 @@ def _about(study: Study, config: Config, methods: list[str]) -> dict[str, Any]:
         "machine": files.machine(),
         "versions": files.versions(),
     }
-
-
-def _command(config: Config) -> str:
-    """The command that gives these results, with placeholders for private folders."""
-    words = [PROG]
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if value == field.default:
-            continue
-        is_private = isinstance(value, Path) and value.is_absolute()
-        shown = "DIR" if is_private else str(value)
-        listed = value if isinstance(value, tuple) else (shown,)
-        words += [f"--{field.name.replace('_', '-')}", *listed]
-    return " ".join(words)
 
 
 if __name__ == "__main__":

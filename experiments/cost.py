@@ -1,22 +1,22 @@
 """What a training step costs, against SGD's: operations and time.
 
-Operations are XLA's own count of the whole compiled step, optimizer included. Times are
-taken in rounds, in each of which every method runs a burst of steps; a ratio compares
-two bursts of one round, so that what slows the machine for a while slows both.
+Operations are XLA's own count of the whole compiled step, optimizer included. How times
+are taken is in `experiments.timing`.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from experiments.configs.compare import Protocol
-from experiments.data import Examples
+from experiments.data import Batch, Examples
 from experiments.methods import METHODS, Hyperparameters
 from experiments.models import PureModel
+from experiments.timing import interleaved, operations, ratio
 from experiments.training import one_run, train_step, trainer
 
 ROUNDS = 25
@@ -49,7 +49,7 @@ class _Step(NamedTuple):
 def measure(
     model: PureModel,
     protocol: Protocol,
-    batch: Examples,
+    batch: Examples | Batch,
     chosen: Mapping[str, Hyperparameters],
     rounds: int = ROUNDS,
 ) -> dict[str, Cost]:
@@ -67,16 +67,15 @@ def measure(
         for name, values in chosen.items()
     }
     repeats = max(1, round(BURST_SECONDS / steps["sgd"].burst(3)))
-    times = _interleaved(steps, repeats, rounds)
+    bursts = {name: step.burst for name, step in steps.items()}
+    times = interleaved(bursts, dict.fromkeys(steps, repeats), rounds)
     sgd = steps["sgd"].operations
     return {
         name: Cost(
             step.operations,
             step.operations / sgd,
             statistics.median(times[name]),
-            _median_and_quartiles(
-                [mine / its for mine, its in zip(times[name], times["sgd"], strict=True)]
-            ),
+            ratio(times[name], times["sgd"]),
         )
         for name, step in steps.items()
     }
@@ -86,7 +85,7 @@ def _compile(
     name: str,
     model: PureModel,
     protocol: Protocol,
-    batch: Examples,
+    batch: Examples | Batch,
     values: Hyperparameters,
 ) -> _Step:
     run, method = one_run(0, values), METHODS[name]
@@ -105,26 +104,4 @@ def _compile(
         return (time.perf_counter() - start) / steps
 
     burst(2)
-    return _Step(_operations(compiled), burst)
-
-
-def _operations(compiled: Any) -> float:
-    return float(compiled.cost_analysis()["flops"])
-
-
-def _interleaved(
-    steps: Mapping[str, _Step], repeats: int, rounds: int
-) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for i in range(rounds):
-        # Another method goes first in each round: none always follows the same one.
-        start = i % len(names)
-        for name in names[start:] + names[:start]:
-            times[name].append(steps[name].burst(repeats))
-    return times
-
-
-def _median_and_quartiles(ratios: list[float]) -> tuple[float, float, float]:
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return middle, low, high
+    return _Step(operations(compiled), burst)

@@ -19,7 +19,7 @@ from experiments.cli import UsageError
 
 
 class Examples(NamedTuple):
-    """Images (N, height, width, depth) and labels (N,); also what a batch is."""
+    """Images (N, height, width, depth) and labels (N,)."""
 
     images: Any
     labels: Any
@@ -28,6 +28,14 @@ class Examples(NamedTuple):
     def number(self) -> int:
         """N."""
         return self.labels.shape[0]
+
+
+class Batch(NamedTuple):
+    """Examples of one step, and their numbers (N,) among the training examples."""
+
+    images: Any
+    labels: Any
+    index: Any
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import optax
 
 import ksam_jax
 from experiments.baselines import highest_loss_gradient, mean_gradient
+from experiments.combinations import remembered_k_momentum_sam, remembered_k_sam
 
 # Names of numbers, which may be traced: vmap over them compiles once for all trials.
 Hyperparameters = Mapping[str, Any]
@@ -28,11 +29,15 @@ class Method:
       name: what the command line calls it.
       label: what tables and plots call it.
       gradient: makes its gradient transformation; called with its own hyperparameters
-        as keywords, and with `seed` if it draws random numbers.
+        as keywords, with `seed` if it draws random numbers, and with `num_examples` if it
+        remembers.
       own: names of its own hyperparameters, besides the learning rate and weight decay.
       random: whether it takes a seed.
       colour: in plots.
       marker: in plots, as matplotlib names it.
+      remembers: whether it takes the number of training examples.
+      by_default: whether it is compared unless others are named.
+      mark: what plots call it; None for the label.
     """
 
     name: str
@@ -42,6 +47,9 @@ class Method:
     random: bool
     colour: str
     marker: str
+    remembers: bool = False
+    by_default: bool = True
+    mark: str | None = None
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -61,6 +69,7 @@ METHODS = {
             False,
             BLACK,
             "X",
+            mark="no climb",
         ),
         Method("sam", "SAM", ksam_jax.sam, ("rho",), False, BLUE, "o"),
         Method("asam", "ASAM", ksam_jax.asam, ("rho",), False, SKY, "o"),
@@ -72,6 +81,7 @@ METHODS = {
             True,
             PURPLE,
             "v",
+            mark="random SAM",
         ),
         Method(
             "k_sam",
@@ -81,6 +91,7 @@ METHODS = {
             False,
             VERMILLION,
             "D",
+            mark="K-SAM 1/4",
         ),
         Method(
             "k_sam_half",
@@ -90,6 +101,7 @@ METHODS = {
             False,
             VERMILLION,
             "d",
+            mark="K-SAM 1/2",
         ),
         Method(
             "esam",
@@ -109,8 +121,94 @@ METHODS = {
             ORANGE,
             "P",
         ),
+        Method(
+            "momentum_sam",
+            "Momentum-SAM",
+            ksam_jax.momentum_sam,
+            ("rho", "decay"),
+            False,
+            SKY,
+            "<",
+            mark="Momentum",
+        ),
+        Method(
+            "k_momentum_sam",
+            "K-Momentum-SAM, k = 1/4",
+            partial(ksam_jax.k_momentum_sam, k=0.25),
+            ("rho", "decay"),
+            False,
+            VERMILLION,
+            "<",
+            mark="K-Momentum 1/4",
+        ),
+        Method(
+            "k_sam_remembered",
+            "remembered K-SAM, k = 1/4",
+            partial(remembered_k_sam, k=0.25),
+            ("rho",),
+            False,
+            PURPLE,
+            "D",
+            remembers=True,
+            mark="K-SAM, rem.",
+        ),
+        Method(
+            "k_momentum_remembered",
+            "remembered K-Momentum-SAM, k = 1/4",
+            partial(remembered_k_momentum_sam, k=0.25),
+            ("rho", "decay"),
+            False,
+            PURPLE,
+            "<",
+            remembers=True,
+            mark="K-Momentum, rem.",
+        ),
+        Method(
+            "k_sam_remembered_half",
+            "remembered K-SAM, k = 1/2",
+            partial(remembered_k_sam, k=0.5),
+            ("rho",),
+            False,
+            PURPLE,
+            "d",
+            remembers=True,
+            by_default=False,
+        ),
+        Method(
+            "k_sam_skip_eighth",
+            "K-SAM, k = 1/4, skip = 1/8",
+            partial(ksam_jax.k_sam, k=0.25, skip=0.125),
+            ("rho",),
+            False,
+            GREEN,
+            "D",
+            by_default=False,
+        ),
+        Method(
+            "k_sam_half_skip_quarter",
+            "K-SAM, k = 1/2, skip = 1/4",
+            partial(ksam_jax.k_sam, k=0.5, skip=0.25),
+            ("rho",),
+            False,
+            GREEN,
+            "s",
+            by_default=False,
+        ),
+        Method(
+            "k_sam_skip_quarter",
+            "K-SAM, k = 1/4, skip = 1/4",
+            partial(ksam_jax.k_sam, k=0.25, skip=0.25),
+            ("rho",),
+            False,
+            GREEN,
+            "d",
+            by_default=False,
+        ),
     )
 }
+
+# What is compared and searched for unless methods are named.
+DEFAULT = tuple(name for name, method in METHODS.items() if method.by_default)
 
 
 def optimizer(
@@ -120,12 +218,17 @@ def optimizer(
     *,
     steps: int,
     momentum: float,
+    num_examples: int,
 ) -> optax.GradientTransformationExtraArgs:
     """The method in front of SGD with momentum, weight decay and a cosine to zero."""
-    own = {name: hyperparameters[name] for name in method.own}
+    own: dict[str, Any] = {name: hyperparameters[name] for name in method.own}
+    if method.random:
+        own["seed"] = seed
+    if method.remembers:
+        own["num_examples"] = num_examples
     schedule = optax.cosine_decay_schedule(hyperparameters["learning_rate"], steps)
     return optax.chain(
-        method.gradient(**own, **({"seed": seed} if method.random else {})),
+        method.gradient(**own),
         optax.add_decayed_weights(hyperparameters["weight_decay"]),
         optax.sgd(schedule, momentum=momentum),
     )

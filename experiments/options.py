@@ -13,8 +13,8 @@ DatasetName = Annotated[
     str,
     arg(
         metavar="{" + ",".join(PROTOCOLS) + "}",
-        help="What to train on. The digits need no files; mnist and cifar10 are read from "
-        "--data-dir.",
+        help="What to train on. The digits (384 of them, or 900) need no files; mnist and "
+        "cifar10 are read from --data-dir.",
     ),
 ]
 DataDir = Annotated[
@@ -32,7 +32,7 @@ MethodNames = Annotated[
         help="Any of "
         + ", ".join(f"{name} ({method.label})" for name, method in METHODS.items())
         + ".",
-        help_behavior_hint="(default: all)",
+        help_behavior_hint="(default: those of the README's table)",
     ),
 ]
 LabelNoise = Annotated[

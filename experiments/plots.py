@@ -27,7 +27,7 @@ def accuracy_against_cost(content: Content, path: Path) -> None:
       content: of results.json; methods without a cost or an accuracy are left out.
       path: where to write.
     """
-    figure = Figure(figsize=(10, 6), dpi=160)
+    figure = Figure(figsize=(11, 6.6), dpi=150)
     axes = figure.add_axes((0.08, 0.11, 0.9, 0.69))
     points = [
         _point(name, entry)
@@ -54,7 +54,9 @@ def _point(name: str, entry: Content) -> tuple[str, Point]:
         std = 100 * (values["std_over_seeds"] or 0.0)
         low, high = mean - std, mean + std
     x = entry["cost"]["operations_vs_sgd"]
-    return name, Point(x, mean, low, high, entry["label"], METHODS[name].colour)
+    method = METHODS[name]
+    label = method.mark or entry["label"]
+    return name, Point(x, mean, low, high, label, method.colour)
 
 
 def _side_by_side(points: list[tuple[str, Point]]) -> list[tuple[str, Point]]:

@@ -77,7 +77,9 @@ def notes(content: Content) -> list[str]:
         "gradient, the same measure for every method.",
         'K-SAM climbs and descends on the k of the batch with the highest loss; "no climb" '
         "descends on the highest quarter without a climb; random-subset SAM climbs on a "
-        "random quarter; ESAM descends on the half whose loss rose most.",
+        "random quarter; ESAM descends on the half whose loss rose most; Momentum-SAM "
+        "climbs along past steps, without a gradient for it; remembered methods (rem.) "
+        "rank examples by the loss that they had when last used.",
         *content.get("notes", []),
     ]
 
@@ -96,17 +98,18 @@ def difference_rows(content: Content) -> list[tuple[str, ...]]:
     return [
         (
             f"{labels[item['method']]}, minus {labels[item['minus']]}",
-            _points(item["mean"]),
-            _bounds(item),
+            points(item["mean"]),
+            bounds(item),
         )
         for item in content["differences"]
     ]
 
 
-def _bounds(item: Content) -> str:
+def bounds(item: Content) -> str:
+    """A difference's interval, and what it is over."""
     if item["low"] is None:
         return f"none: one {item['over'].removesuffix('s')}"
-    low, high = _points(item["low"]), _points(item["high"])
+    low, high = points(item["low"]), points(item["high"])
     return f"{low} to {high} (paired over {item['n']} {item['over']})"
 
 
@@ -160,6 +163,7 @@ def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.2f}"
 
 
-def _points(value: float | None) -> str:
+def points(value: float | None) -> str:
+    """Percentage points, with their sign."""
     # A plain hyphen as minus sign: terminals and Markdown align it.
     return "n/a" if value is None else f"{100 * value:+.2f}"

@@ -14,14 +14,20 @@ from experiments.cost import Cost
 from experiments.intervals import estimate, paired, spread_over_seeds
 from experiments.methods import METHODS
 
-# Against nothing, its more expensive parent, and its examples without its climb. (The
-# ablation has K-SAM's examples at k = 1/4 only.)
+# Against nothing, its more expensive parent, and its examples without its climb (which
+# there are at k = 1/4 only); what a cheaper climb or no look at the losses gives up.
 DIFFERENCES = (
     ("k_sam", "sgd"),
     ("k_sam", "sam"),
     ("k_sam", "highest_loss"),
     ("k_sam_half", "sgd"),
     ("k_sam_half", "sam"),
+    ("k_momentum_sam", "sgd"),
+    ("k_momentum_sam", "sam"),
+    ("k_momentum_sam", "highest_loss"),
+    ("k_momentum_sam", "k_sam"),
+    ("k_sam_remembered", "sgd"),
+    ("k_momentum_remembered", "sgd"),
 )
 
 
@@ -76,20 +82,15 @@ def _differences(runs: Runs) -> Iterable[dict[str, Any]]:
     for method, other in DIFFERENCES:
         # A run that was stopped may have one more split for one of the two.
         both = min(len(runs.get(method, [])), len(runs.get(other, [])))
-        if not both:
-            continue
-        a = _table(runs[method][:both], "test_accuracy")
-        b = _table(runs[other][:both], "test_accuracy")
-        difference = paired(a, b)
-        yield {
-            "method": method,
-            "minus": other,
-            "mean": difference.estimate.mean,
-            "low": difference.estimate.low,
-            "high": difference.estimate.high,
-            "n": difference.estimate.n,
-            "over": difference.over,
-        }
+        if both:
+            found = difference(runs[method][:both], runs[other][:both])
+            yield {"method": method, "minus": other} | found
+
+
+def difference(mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean difference in test accuracy and its interval, paired by split or by seed."""
+    found = paired(_table(mine, "test_accuracy"), _table(others, "test_accuracy"))
+    return {**found.estimate._asdict(), "over": found.over}
 
 
 def with_costs(content: dict[str, Any], costs: Mapping[str, Cost]) -> dict[str, Any]:

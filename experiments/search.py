@@ -32,7 +32,7 @@ from experiments import choices, cli, data, progress
 from experiments.configs.compare import PROTOCOLS, Protocol
 from experiments.configs.spaces import Interval, space
 from experiments.evaluation import Evaluator, evaluator
-from experiments.methods import METHODS
+from experiments.methods import DEFAULT, METHODS
 from experiments.models import pure
 from experiments.options import (
     DataDir,
@@ -53,7 +53,7 @@ class Config:
 
     dataset: DatasetName = "digits"
     data_dir: DataDir = None
-    methods: MethodNames = tuple(METHODS)
+    methods: MethodNames = DEFAULT
     splits: Annotated[
         int, arg(help="How many splits, from 0 on; each is searched for itself.")
     ] = 1
@@ -195,7 +195,7 @@ def search_missing(config: Config, protocol: Protocol, found: choices.Choices) -
         for name in METHODS
         if name in config.methods and not found.has(name, split)
     ]
-    dataset = data.load(config.dataset, config.data_dir)
+    dataset = data.load(protocol.dataset, config.data_dir)
     model = pure(protocol.build(dataset.image_shape, dataset.classes), protocol.keep)
     measures = evaluator(model, protocol)
     trainers = {name: trainer(METHODS[name], model, protocol) for name in config.methods}

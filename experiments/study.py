@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 from rich.console import Console
 
 from experiments.choices import Choices
 from experiments.configs.compare import Protocol
-from experiments.data import Dataset, Examples
+from experiments.data import Batch, Dataset, Examples
 from experiments.evaluation import Evaluator, evaluator
 from experiments.methods import METHODS
 from experiments.models import PureModel, pure
@@ -145,8 +146,8 @@ def _show_progress(
     return on_epoch
 
 
-def one_batch(study: Study) -> Examples:
+def one_batch(study: Study) -> Batch:
     """The first training examples of split 0, to measure a step on."""
     train = training_split(study.dataset, study.protocol, 0, study.label_noise).train
     size = study.protocol.batch_size
-    return Examples(train.images[:size], train.labels[:size])
+    return Batch(train.images[:size], train.labels[:size], np.arange(size))

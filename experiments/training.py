@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from experiments.configs.compare import Protocol
-from experiments.data import Examples
+from experiments.data import Batch, Examples
 from experiments.methods import Hyperparameters, Method, optimizer
 from experiments.models import PureModel
 
@@ -65,7 +65,7 @@ def train_step(
     protocol: Protocol,
     replica: Replica,
     run: Run,
-    batch: Examples,
+    batch: Batch,
 ) -> Replica:
     """One whole step of one replica: gradient, optimizer, new weights."""
     no_gradient: Any = None  # The method makes its own.
@@ -80,7 +80,14 @@ def _optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     steps, momentum = protocol.steps, protocol.momentum
     seed, hyperparameters = run
-    return optimizer(method, hyperparameters, seed, steps=steps, momentum=momentum)
+    return optimizer(
+        method,
+        hyperparameters,
+        seed,
+        steps=steps,
+        momentum=momentum,
+        num_examples=protocol.train,
+    )
 
 
 def trainer(method: Method, model: PureModel, protocol: Protocol) -> Trainer:
@@ -100,7 +107,7 @@ def trainer(method: Method, model: PureModel, protocol: Protocol) -> Trainer:
         replica: Replica, run: Run, rows: Int[Array, "steps batch"], examples: Examples
     ) -> Replica:
         def body(replica: Replica, row: Int[Array, " batch"]) -> tuple[Replica, None]:
-            batch = Examples(examples.images[row], examples.labels[row])
+            batch = Batch(examples.images[row], examples.labels[row], row)
             return step(replica, run, batch), None
 
         if rows.shape[0] == 1:

@@ -1,5 +1,6 @@
 """The README's code runs as printed, and its commands exist."""
 
+import functools
 import re
 import shlex
 import subprocess
@@ -37,22 +38,26 @@ def test_every_block_is_of_a_language_that_is_tested():
     assert set(re.findall(r"^```(\w+)$", README, re.MULTILINE)) == {"python", "bash"}
 
 
+@functools.cache
+def _help(module: str) -> str:
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.mark.xdist_group("readme")
 @pytest.mark.parametrize("command", _commands(), ids=" ".join)
 def test_every_command_of_the_readme_exists(command: list[str]):
     if command[0] == "make":
         dry_run = ["make", "--dry-run", *command[1:]]
-    else:
-        assert command[:2] == ["python", "-m"]
-        dry_run = [sys.executable, *command[1:3], "--help"]
-    subprocess.run(dry_run, cwd=ROOT, check=True, capture_output=True)
-    if command[0] == "python":
-        shown = subprocess.run(
-            dry_run, cwd=ROOT, check=True, capture_output=True, text=True
-        )
-        for option in (word for word in command[3:] if word.startswith("--")):
-            assert option in shown.stdout
+        subprocess.run(dry_run, cwd=ROOT, check=True, capture_output=True)
+        return
+    assert command[:2] == ["python", "-m"]
+    shown = _help(command[2])
+    for option in (word for word in command[3:] if word.startswith("--")):
+        assert option in shown
 
 
 def test_the_figures_are_those_of_the_committed_results():
-    check = [sys.executable, "-m", "experiments.readme", "--check"]
+    check = [sys.executable, "-m", "experiments.figures", "--check"]
     subprocess.run(check, cwd=ROOT, check=True, capture_output=True)

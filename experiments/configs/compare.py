@@ -5,7 +5,7 @@ do exactly that.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -117,4 +117,8 @@ CIFAR10 = Protocol(
     learning_rate=Interval(0.002, 0.5),
 )
 
-PROTOCOLS = {p.dataset: p for p in (DIGITS, MNIST, CIFAR10)}
+# For wrong labels: with fewer examples a network can't tell a wrong one from a hard one.
+DIGITS_900 = replace(DIGITS, train=900)
+
+# By the name that options, results and choices call it.
+PROTOCOLS = {p.dataset: p for p in (DIGITS, MNIST, CIFAR10)} | {"digits_900": DIGITS_900}

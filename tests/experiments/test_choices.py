@@ -8,7 +8,7 @@ from hand_chosen import values_of, write_choices
 from experiments import choices
 from experiments.cli import UsageError
 from experiments.configs.compare import DIGITS
-from experiments.methods import METHODS
+from experiments.methods import DEFAULT
 
 
 def test_a_split_has_its_own_or_the_first_splits(tmp_path):
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_told(tmp_path):
 
 def test_what_ships_fits_the_methods():
     shipped = choices.best_available("digits", 0.0)
-    shipped.require(METHODS)
+    shipped.require(DEFAULT)
     for methods in shipped.splits.values():
         for name, entry in methods.items():
             assert set(entry["hyperparameters"]) == set(values_of(name))

@@ -1,13 +1,16 @@
-"""The README's figures are those of results.json, and copying twice changes nothing."""
+"""The pages' figures are those of result files, and copying twice changes nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from experiments import cli, readme, results
-from experiments.readme import BEGIN, END
+from experiments import cli, figures, results
+from experiments.figures import Block, comparison, mislabelled
 
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 TEXT = f"# Title\n\nbefore\n\n{BEGIN}\nold figures\n{END}\n\nafter\n"
+SOURCE = Path("results/reference/digits/results.json")
 
 
 def entries(*accuracies):
@@ -49,11 +52,17 @@ def project(tmp_path, monkeypatch):
     (folder / "results.json").write_text(json.dumps(content))
     (tmp_path / "README.md").write_text(TEXT)
     monkeypatch.chdir(tmp_path)
+    show(monkeypatch, SOURCE)
     return tmp_path
 
 
+def show(monkeypatch, *sources, render=comparison, page="README.md"):
+    block = Block(Path(page), "results", sources, render)
+    monkeypatch.setattr(figures, "BLOCKS", (block,))
+
+
 def run(*options):
-    return cli.run(readme.main, options)
+    return cli.run(figures.main, options)
 
 
 def test_figures_are_copied_between_the_marks(project):
@@ -94,15 +103,42 @@ def test_a_changed_figure_makes_it_stale(project):
     assert run("--check") == 1
 
 
-def test_mistakes_cost_one_line(project, capsys):
+def test_a_page_in_a_folder_finds_the_picture(project, monkeypatch):
+    (project / "docs").mkdir()
+    (project / "docs" / "page.md").write_text(TEXT)
+    show(monkeypatch, SOURCE, page="docs/page.md")
+    assert run() == 0
+    text = (project / "docs" / "page.md").read_text()
+    assert "](../results/reference/digits/comparison.png)" in text
+
+
+def test_shares_of_wrong_labels_are_columns(project, monkeypatch):
+    clean = json.loads(SOURCE.read_text())
+    noisy = json.loads(SOURCE.read_text()) | {"config": {"label_noise": 0.2}}
+    del clean["methods"]["k_sam"]
+    noisy["methods"]["sgd"]["summary"]["test_accuracy"] |= {"mean": 0.5, "high": 0.51}
+    (project / "noisy.json").write_text(json.dumps(noisy))
+    (project / "clean.json").write_text(json.dumps(clean))
+    show(monkeypatch, Path("clean.json"), Path("noisy.json"), render=mislabelled)
+    assert run() == 0
+    text = (project / "README.md").read_text()
+    assert "| test accuracy % | 0% wrong | 20% wrong |" in text
+    assert "| SGD | 91.50 ± 12.71 | 50.00 ± 1.00 |" in text
+    assert "K-SAM, k" not in text  # Not in both.
+
+
+def test_mistakes_cost_one_line(project, monkeypatch, capsys):
     (project / "README.md").write_text("no marks")
     assert run() == 2
     assert "must have <!-- results:begin -->" in capsys.readouterr().err
-    assert run("--results", "nowhere.json") == 2
+    show(monkeypatch, Path("nowhere.json"))
+    assert run() == 2
     assert "can't read nowhere.json: No such file" in capsys.readouterr().err
     (project / "half.json").write_text('{"complete": false}')
-    assert run("--results", "half.json") == 2
+    show(monkeypatch, Path("half.json"))
+    assert run() == 2
     assert "of a run that wasn't finished" in capsys.readouterr().err
     (project / "other.json").write_text("[]")
-    assert run("--results", "other.json") == 2
+    show(monkeypatch, Path("other.json"))
+    assert run() == 2
     assert "is not a file of results" in capsys.readouterr().err

@@ -1,0 +1,201 @@
+"""Measures what a training step of each method costs, beside SGD in the same run.
+
+Trains an MLP, a GroupNorm CNN, ResNet-18 with BatchNorm, a ViT and a transformer for a
+few steps with SGD, optax.contrib.sam and every method of ours, in turn and after warming
+up, and prints for each: time, operations, memory and compile time, against SGD's and
+against what counting passes predicts; then what `keep` changes, and the same for other
+shares k and batch sizes. Data are random: only costs are measured.
+
+Writes OUT/benchmark/MODEL.json when a model is done, and at the end ratio_against_k.png
+and memory.png. A run that was stopped goes on with the models that are missing, if
+options, versions and machine are the same.
+
+On an accelerator the models and batches are larger. With its defaults it takes about
+twenty minutes on two cores.
+
+Example: python -m experiments.benchmark --models mlp --rounds 3 --no-sweep
+"""
+
+import datetime
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+from rich.console import Console
+from tyro.conf import arg
+
+from experiments import cli, files, progress
+from experiments.benchmarking import plots, record, report
+from experiments.benchmarking.contenders import CONTENDERS, KEEPS
+from experiments.benchmarking.measurement import measure
+from experiments.benchmarking.plan import plan
+from experiments.benchmarking.programs import Model
+from experiments.benchmarking.task import make_task
+from experiments.configs.benchmark import CPU, Workload, workloads
+
+PROG = "python -m experiments.benchmark"
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the benchmark."""
+
+    models: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="NAME ...",
+            help="Any of " + ", ".join(f"{n} ({w.title})" for n, w in CPU.items()) + ".",
+            help_behavior_hint="(default: all)",
+        ),
+    ] = tuple(CPU)
+    methods: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="NAME ...",
+            help="Any of "
+            + ", ".join(f"{name} ({c.label})" for name, c in CONTENDERS.items())
+            + ". SGD is always measured.",
+            help_behavior_hint="(default: all)",
+        ),
+    ] = tuple(CONTENDERS)
+    keeps: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="NAME ...",
+            help="What of the forward pass that selects is kept for the gradient: nothing, "
+            "matmuls, all, or an integer (products of at least so much work per number).",
+            help_behavior_hint=f"(default: {' '.join(KEEPS)})",
+        ),
+    ] = KEEPS
+    batch_size: Annotated[
+        int | None,
+        arg(
+            metavar="INT",
+            help="Examples per step.",
+            help_behavior_hint="(default: the model's own)",
+        ),
+    ] = None
+    dtype: Annotated[
+        str,
+        arg(
+            metavar="{" + ",".join(DTYPES) + "}",
+            help="Of the computation. Parameters are float32.",
+        ),
+    ] = "float32"
+    rounds: Annotated[
+        int, arg(help="Rounds of timing; fewer, but at least 3, where steps are slow.")
+    ] = 25
+    sweep: Annotated[
+        bool, arg(help="Whether to vary the share k and the batch size, too.")
+    ] = True
+    out: Annotated[
+        Path, arg(metavar="DIR", help="Results go into the folder benchmark in it.")
+    ] = Path("results")
+    restart: Annotated[
+        bool, arg(help="Measure all again, also what an earlier run has measured.")
+    ] = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark and returns the exit status."""
+    config = cli.parse(Config, argv, PROG, __doc__ or "")
+    chosen = _checked(config)
+    folder = cli.writable(config.out / "benchmark")
+    console = progress.console()
+    contents: list[dict[str, Any]] = []
+    for i, workload in enumerate(chosen, 1):
+        where = f"[{i}/{len(chosen)}] {workload.title}"
+        contents.append(_content(workload, config, folder, console, where))
+        report.show(contents[-1], console)
+    for note in report.NOTES:
+        console.print(note, style="dim", highlight=False)
+    _draw(contents, folder)
+    return 0
+
+
+def _draw(contents: Sequence[dict[str, Any]], folder: Path) -> None:
+    pictures = {
+        folder / "ratio_against_k.png": plots.ratio_against_k,
+        folder / "memory.png": plots.memory_against_batch,
+    }
+    written = [record.path(folder, content["workload"]["name"]) for content in contents]
+    written += [path for path, draw in pictures.items() if draw(contents, path)]
+    print("written:", ", ".join(str(path) for path in written))
+
+
+def _checked(config: Config) -> list[Workload]:
+    """The models in the tables' order, with the options put in."""
+    available = workloads(jax.default_backend())
+    for option, what, valid in (
+        ("models", "model", tuple(available)),
+        ("methods", "method", tuple(CONTENDERS)),
+        ("keeps", "keep", KEEPS),
+    ):
+        names = getattr(config, option)
+        if not names:
+            raise cli.UsageError(f"--{option} needs at least one of {', '.join(valid)}")
+        for name in names:
+            if option != "keeps" or not _is_positive_integer(name):
+                cli.one_of(what, name, valid)
+    cli.one_of("dtype", config.dtype, DTYPES)
+    cli.at_least("rounds", config.rounds, 1)
+    given = {}
+    if config.batch_size is not None:
+        cli.at_least("batch-size", config.batch_size, 2)
+        given = {"batch_size": config.batch_size}
+    return [replace(w, **given) for name, w in available.items() if name in config.models]
+
+
+def _is_positive_integer(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) >= 1
+
+
+def _content(
+    workload: Workload, config: Config, folder: Path, console: Console, where: str
+) -> dict[str, Any]:
+    """What goes into the model's JSON: measured now, or by an earlier run like this."""
+    path = record.path(folder, workload.name)
+    about = record.about(workload, config)
+    earlier = None if config.restart else record.read(path)
+    if earlier is not None and about.items() <= earlier.items():
+        console.print(f"{where}: measured on {earlier['date']}", highlight=False)
+        return earlier
+    started = time.monotonic()
+    measured = _measure(workload, config, console, where)
+    seconds = round(time.monotonic() - started, 1)
+    console.print(f"{where}: measured in {seconds:.0f} s", highlight=False)
+    made = {
+        "command": cli.command(PROG, config, without=("restart",)),
+        "date": datetime.date.today().isoformat(),
+    }
+    content = files.plain(made | about | {"seconds": seconds} | measured)
+    files.write_json(path, content)
+    return content
+
+
+def _measure(
+    workload: Workload, config: Config, console: Console, where: str
+) -> dict[str, Any]:
+    task = make_task(workload.build(config.dtype))
+    groups = plan(
+        workload,
+        config.methods,
+        config.keeps,
+        couples_examples=task.has_aux,
+        sweep=config.sweep,
+    )
+    with console.status(where) as status:
+        model = Model(workload, task)
+        found = measure(
+            model, groups, config.rounds, lambda text: status.update(f"{where}: {text}")
+        )
+    return {"parameters": model.parameters, "groups": found}
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, None))

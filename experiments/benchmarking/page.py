@@ -1,0 +1,67 @@
+"""The benchmark's results as Markdown, for a page of the documentation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments.benchmarking import report
+from experiments.benchmarking.contenders import CONTENDERS
+
+Content = Mapping[str, Any]
+Rows = Sequence[Sequence[str]]
+
+
+def overview(contents: Sequence[Content]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headers and rows: of each method, time and operations on every model."""
+    headers = ("time / SGD (operations / SGD)", *(_short(c) for c in contents))
+    found = [_by_method(content) for content in contents]
+    rows = [
+        (_label(name, cases), *(_time_and_operations(case) for case in cases))
+        for name in CONTENDERS
+        for cases in [[cases.get(name) for cases in found]]
+        if any(cases)
+    ]
+    return headers, rows
+
+
+def details(content: Content, table: Callable[[Sequence[str], Rows], str]) -> str:
+    """All tables of one model."""
+    parts = [f"### {report.title(content)}"]
+    for name, headers, rows in report.tables(content):
+        if rows:
+            one_line = [
+                header.strip().replace("-\n", "").replace("\n", " ") for header in headers
+            ]
+            parts += [f"{name}:", table(one_line, rows)]
+    return "\n\n".join(parts)
+
+
+def how(content: Content) -> str:
+    """The command, the machine, the versions."""
+    machine, versions = content["machine"], content["versions"]
+    where = "" if machine["backend"] == "cpu" else f", {machine['device']}"
+    return (
+        f"Command: `{content['command']}`; {machine['cores']} cores, {machine['cpu']}"
+        f"{where}, {machine['system']}; Python {versions['python']}, JAX "
+        f"{versions['jax']}; {content['date']}."
+    )
+
+
+def _by_method(content: Content) -> dict[str, Content]:
+    (group,) = report.groups(content, "methods")
+    return {case["method"]: case for case in report.default_cases(group)}
+
+
+def _short(content: Content) -> str:
+    return content["workload"]["title"].split(",")[0]
+
+
+def _label(name: str, cases: Sequence[Content | None]) -> str:
+    case = next(case for case in cases if case)
+    share = report.share_in_words(case)
+    return f"{CONTENDERS[name].label}{', ' * bool(share)}{share}"
+
+
+def _time_and_operations(case: Content | None) -> str:
+    if case is None or case["time_vs_sgd"] is None:
+        return "n/a"
+    return f"{case['time_vs_sgd']['median']:.2f} ({case['operations_vs_sgd']:.2f})"

@@ -1,0 +1,63 @@
+"""Times of several programs that run in turn, and what XLA says about each.
+
+Times are taken in rounds, in each of which every program runs a burst of steps; a ratio
+compares two bursts of one round, so that what slows the machine for a while slows both.
+"""
+
+import statistics
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
+
+# Runs so many steps and returns the seconds that one of them took.
+Burst = Callable[[int], float]
+
+
+def interleaved(
+    bursts: Mapping[Name, Burst],
+    repeats: Mapping[Name, int],
+    rounds: int,
+    on_burst: Callable[[], None] = lambda: None,
+) -> dict[Name, list[float]]:
+    """Seconds per step of each program in each round.
+
+    Args:
+      bursts: the programs, warmed up.
+      repeats: steps in a burst of each.
+      rounds: how often each has its turn.
+      on_burst: called after each burst.
+    """
+    times: dict[Name, list[float]] = {name: [] for name in bursts}
+    names = list(bursts)
+    for i in range(rounds):
+        # Another program goes first in each round: none always follows the same one.
+        start = i % len(names)
+        for name in names[start:] + names[:start]:
+            times[name].append(bursts[name](repeats[name]))
+            on_burst()
+    return times
+
+
+def ratio(mine: Sequence[float], its: Sequence[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile of the rounds' ratios."""
+    return median_and_quartiles([a / b for a, b in zip(mine, its, strict=True)])
+
+
+def median_and_quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile of one or more values."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return middle, low, high
+
+
+def operations(compiled: Any) -> float:
+    """Floating-point operations of a compiled function, counted by XLA."""
+    return float(compiled.cost_analysis()["flops"])
+
+
+def temporary_bytes(compiled: Any) -> int | None:
+    """Memory besides arguments and results; None where XLA doesn't say."""
+    analysis = compiled.memory_analysis()
+    return None if analysis is None else int(analysis.temp_size_in_bytes)
