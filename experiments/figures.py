@@ -255,12 +255,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _how(content: Content) -> str:
-    machine, versions = content["machine"], content["versions"]
     return (
         f"Hyperparameters: {content['search']}. Command: `{content['command']}` "
-        f"({content['seconds'] / 60:.1f} minutes on {machine['cores']} cores, "
-        f"{machine['cpu']}, {machine['system']}; Python {versions['python']}, "
-        f"JAX {versions['jax']}; {content['date']})."
+        f"({content['seconds'] / 60:.1f} minutes on {report.made_on(content)})."
     )
 
 

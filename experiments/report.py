@@ -135,6 +135,21 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "
     return table
 
 
+def made_on(content: Content, device: str = "") -> str:
+    """The machine that the figures come from, the versions and the day.
+
+    Args:
+      content: of a file of results.
+      device: an accelerator beside the processor, if there was one.
+    """
+    machine, versions = content["machine"], content["versions"]
+    beside = f", {device}" if device else ""
+    return (
+        f"{machine['cores']} cores, {machine['cpu']}{beside}, {machine['system']}; "
+        f"Python {versions['python']}, JAX {versions['jax']}; {content['date']}"
+    )
+
+
 def title(content: Content) -> str:
     """The dataset, its sizes, and what was trained."""
     data, protocol = content["dataset"], content["protocol"]

@@ -296,6 +296,18 @@ def embedding(seed=0, n=7, words=11, length=4, width=5):
     return Problem(params, example_loss, batch)
 
 
+# A loss whose derivative can't be taken example by example.
+
+
+def cond_loss(params, example):
+    logits = apply_dense(params["out"], example["x"])
+    return jax.lax.cond(
+        example["y"] == 0,
+        lambda: jnp.sum(jnp.square(logits)),
+        lambda: cross_entropy(jnp.sin(logits) * jnp.exp(-logits), example["y"]),
+    )
+
+
 # Steps and comparisons.
 
 

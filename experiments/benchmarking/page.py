@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.benchmarking import report
 from experiments.benchmarking.contenders import CONTENDERS
+from experiments.report import made_on
 
 Content = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
@@ -37,13 +38,9 @@ def details(content: Content, table: Callable[[Sequence[str], Rows], str]) -> st
 
 def how(content: Content) -> str:
     """The command, the machine, the versions."""
-    machine, versions = content["machine"], content["versions"]
-    where = "" if machine["backend"] == "cpu" else f", {machine['device']}"
-    return (
-        f"Command: `{content['command']}`; {machine['cores']} cores, {machine['cpu']}"
-        f"{where}, {machine['system']}; Python {versions['python']}, JAX "
-        f"{versions['jax']}; {content['date']}."
-    )
+    machine = content["machine"]
+    device = "" if machine["backend"] == "cpu" else machine["device"]
+    return f"Command: `{content['command']}`; {made_on(content, device)}."
 
 
 def _by_method(content: Content) -> dict[str, Content]:
