@@ -48,6 +48,6 @@ from ._forward import per_example as per_example
 from ._info import SharpnessAwareInfo as SharpnessAwareInfo
 from ._reading import get_info as get_info
 from ._reading import take_aux as take_aux
-from ._transformation import SharpnessAwareState as SharpnessAwareState
+from ._state import SharpnessAwareState as SharpnessAwareState
 
 __version__ = "0.1.0.dev0"

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ._axis import Axis
+
 _UPDATE = "tx.update"
 _LINE = "tx.update(None, opt_state, params, loss_fn=loss_fn, batch=batch)"
 
@@ -75,6 +77,36 @@ def _as_array(path: Any, leaf: Any) -> Array:
         f"{_UPDATE}(batch=...): the leaves of batch must be numbers, bools or keys, but "
         f"{_path('batch', path)} has dtype {dtype}; leave it out of batch."
     )
+
+
+def bound(call: str, axis: Axis) -> None:
+    """Checks that the axis is one that is mapped over here."""
+    try:
+        _ = axis.size
+    except NameError as error:
+        name = axis.names[0] if len(axis.names) == 1 else axis.names
+        raise ValueError(
+            f"{call}(axis_name={name!r}): axis_name must be bound where tx.update runs, "
+            f"and {error}; call it inside jax.shard_map or jax.vmap(..., axis_name="
+            f"{name!r}), or, under plain jax.jit with a sharded batch, pass groups=<number "
+            f"of shards> instead."
+        ) from error
+
+
+def divides(call: str, batch: PyTree, groups: int, num_microbatches: int) -> None:
+    """Checks that the batch can be cut into equal groups and microbatches."""
+    n = jax.tree.leaves(batch)[0].shape[0]
+    _divides(call, "groups", groups, n)
+    _divides(call, "num_microbatches", num_microbatches, n // groups)
+
+
+def _divides(call: str, name: str, parts: int, n: int) -> None:
+    if n % parts:
+        raise ValueError(
+            f"{call}({name}={parts}): {name} must divide the number of examples that "
+            f"there are (on one device, in one group), and {parts} doesn't divide {n}; "
+            f"pass another number, or a batch that divides."
+        )
 
 
 def gradient_or_none(

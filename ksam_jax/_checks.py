@@ -6,7 +6,7 @@ a hyperparameter work.
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -116,9 +116,20 @@ class ExampleCount(NamedTuple):
     value: int | float
     least: int = 1
 
-    def of(self, n: int) -> int:
-        """Returns the number of examples chosen from a batch of `n`."""
+    def of(self, n: int, one_of_several: bool = False) -> int:
+        """Returns the number of examples chosen from `n`.
+
+        With `one_of_several` these n are the part of one device or group, where rounding
+        up to one example would choose several times as many as was said.
+        """
         if isinstance(self.value, float):
+            if one_of_several and self.least and self.value * n < 1 - 1e-9:
+                raise ValueError(
+                    f"{self.call}({self.name}={self.value}): {self.name} must be at least "
+                    f"one example of each device or group, and {self.value} of the {n} "
+                    f"that one has is {self.value * n:g}; pass a larger batch, fewer "
+                    f"groups, or {self.name}=1 for one example of each."
+                )
             return max(self.least, math.floor(self.value * n + 0.5))
         if self.value > n:
             raise ValueError(
@@ -155,9 +166,11 @@ def skip_count(call: str, value: Any) -> ExampleCount:
     return ExampleCount(call, "skip", plain, least=0)
 
 
-def both_fit(count: ExampleCount, skip: ExampleCount, n: int) -> tuple[int, int]:
+def both_fit(
+    count: ExampleCount, taken: int, skip: ExampleCount, n: int
+) -> tuple[int, int]:
     """Returns how many of `n` examples are taken and skipped, if there are so many."""
-    taken, skipped = count.of(n), skip.of(n)
+    skipped = skip.of(n)
     if isinstance(count.value, float) and count.value + skip.value <= 1:
         # Of an odd batch both halves would be rounded up.
         skipped = min(skipped, n - taken)
@@ -182,12 +195,42 @@ def _plain_count(call: str, name: str, value: Any, rule: str) -> int | float:
     return int(plain) if isinstance(plain, numbers.Integral) else float(plain)
 
 
-def not_yet(call: str, name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Refuses an argument for many devices that this version doesn't carry yet."""
-    if not any(type(value) is type(a) and value == a for a in allowed):
-        raise NotImplementedError(
-            f"{call}({name}={value!r}): {name} is not available in this version of "
-            f"ksam_jax; leave it at {allowed[0]!r}."
+def parts(call: str, name: str, value: Any) -> int:
+    """Returns the number of groups or microbatches, None meaning 1."""
+    # None rather than 1 by default: inject_hyperparams would trace a number.
+    if value is None:
+        return 1
+    size(call, name, value)
+    return int(value)
+
+
+def devices(call: str, axis_name: Any, sync_ascent: Any, groups: Any) -> None:
+    """Checks what says how several devices work together."""
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if not names or not all(isinstance(name, Hashable) for name in names):
+        raise TypeError(
+            f"{call}(axis_name={axis_name!r}): axis_name must be the name of a mapped "
+            f"axis, a tuple of names, or None; got {_describe(axis_name)}."
+        )
+    if not isinstance(sync_ascent, bool):
+        raise TypeError(
+            f"{call}(sync_ascent={sync_ascent!r}): sync_ascent must be True or False; "
+            f"got {_describe(sync_ascent)}."
+        )
+    if not sync_ascent and axis_name is None and groups is None:
+        raise ValueError(
+            f"{call}(sync_ascent=False): sync_ascent=False needs axis_name=... or "
+            f"groups=...: they say which examples climb together; pass one of them."
+        )
+
+
+def synchronized(call: str, sync_ascent: Any) -> None:
+    """Refuses `sync_ascent=False` where past gradients are remembered."""
+    if isinstance(sync_ascent, bool) and not sync_ascent:
+        raise ValueError(
+            f"{call}(sync_ascent=False): sync_ascent must be True, since the moving "
+            f"average is of the averaged gradient, and every device would remember "
+            f"another one; leave it at True."
         )
 
 

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from . import _arguments, _checks
 from ._keep import AUTO, checked, keeping
+from ._microbatches import gradient_in_turn, join_aux, losses_in_turn
 from ._residuals import pull_back_rows, split_linearized
-from ._selection import Chosen, mean_weights, take
+from ._rows import Chosen, cotangent, mean_weights, take
 
 # What computing can raise, as opposed to tracing: not about `keep`.
 _RUNTIME_ERRORS = (FloatingPointError, jax.errors.JaxRuntimeError)
@@ -92,11 +93,17 @@ class Loss(NamedTuple):
 
     loss_fn: Any
     has_aux: bool
+    num_microbatches: int = 1
 
     def __call__(self, params: PyTree, batch: PyTree) -> tuple[Float[Array, " N"], Any]:
         """Returns `(losses, aux)`, aux being None where the user has none."""
         n = jax.tree.leaves(batch)[0].shape[0]
         return _arguments.losses_and_aux(self.loss_fn(params, batch), n, self.has_aux)
+
+    @property
+    def is_per_example(self) -> bool:
+        """Whether aux has one row per example."""
+        return isinstance(self.loss_fn, PerExample)
 
 
 class Pass(NamedTuple):
@@ -104,24 +111,35 @@ class Pass(NamedTuple):
 
     losses: Float[Array, " N"]
     aux: Any
-    gradient: Callable[[Any], PyTree]
+    gradient: Callable[[Chosen], PyTree]
 
 
-def whole(loss: Loss, params: PyTree, batch: PyTree) -> Pass:
-    """Forward over all of `batch`; `gradient(counts)` runs the mean over it backward."""
+def forward(loss: Loss, params: PyTree, batch: PyTree) -> tuple[Float[Array, " N"], Any]:
+    """The losses and aux of all of `batch`, and no gradient."""
+    if loss.num_microbatches == 1:
+        return loss(params, batch)
+    losses, aux = losses_in_turn(loss, params, batch, loss.num_microbatches)
+    return losses, join_aux(aux, loss.is_per_example)
+
+
+def weighted(
+    loss: Loss, params: PyTree, batch: PyTree, weights: Float[Array, " N"]
+) -> tuple[Float[Array, " N"], Any, PyTree]:
+    """As `forward`, and the gradient of the weighted sum of the losses."""
+    if loss.num_microbatches > 1:
+        parts = loss.num_microbatches
+        losses, aux, gradient = gradient_in_turn(loss, params, batch, weights, parts)
+        return losses, join_aux(aux, loss.is_per_example), uphill(gradient)
     losses, pull_back, aux = jax.vjp(lambda p: loss(p, batch), params, has_aux=True)
-
-    def gradient(counts: Bool[Array, " N"]) -> PyTree:
-        weights = mean_weights(counts).astype(losses.dtype)
-        return uphill(pull_back(weights)[0])
-
-    return Pass(losses, aux, gradient)
+    (gradient,) = pull_back(cotangent(weights, losses))
+    return losses, aux, uphill(gradient)
 
 
 def select_later(loss: Loss, params: PyTree, batch: PyTree) -> Pass:
     """Forward over all of `batch`; `gradient(chosen)` runs the chosen rows backward."""
     mapped = loss.loss_fn
-    if not isinstance(mapped, PerExample) or mapped.keep == "nothing":
+    in_parts = loss.num_microbatches > 1
+    if not isinstance(mapped, PerExample) or mapped.keep == "nothing" or in_parts:
         return _recomputed(loss, params, batch)
     if mapped.keep == "auto":
         return _shared_if_possible(loss, params, batch)
@@ -141,10 +159,11 @@ def uphill(cotangents: PyTree) -> PyTree:
 
 
 def _recomputed(loss: Loss, params: PyTree, batch: PyTree) -> Pass:
-    losses, aux = loss(params, batch)
+    losses, aux = forward(loss, params, batch)
 
     def gradient(chosen: Chosen) -> PyTree:
-        return whole(loss, params, take(batch, chosen.indices)).gradient(chosen.counts)
+        rows, weights = take(batch, chosen.indices), mean_weights(chosen.counts)
+        return weighted(loss, params, rows, weights)[2]
 
     return Pass(losses, aux, gradient)
 
@@ -183,7 +202,8 @@ def _shared(keep: str | int, loss: Loss, params: PyTree, batch: PyTree) -> Pass:
     _arguments.losses_and_aux((losses, aux), n, has_aux=True)
 
     def gradient(chosen: Chosen) -> PyTree:
-        weights = mean_weights(chosen.counts).astype(losses.dtype)
+        weights = mean_weights(chosen.counts)
+        weights = cotangent(weights, take(losses, chosen.indices))
         return uphill(pull_back_rows(linear, params, chosen.indices, weights))
 
     return Pass(losses, aux, gradient)

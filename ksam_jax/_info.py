@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._mask import only
 from ._passes import GradientPass
-from ._selection import Chosen
+from ._rows import Chosen, take, weighted_mean
 from ._tree import inner, norm, ratio, real_dtype, widen
 
 
@@ -50,31 +51,35 @@ def blank_info(params: PyTree) -> SharpnessAwareInfo:
     return SharpnessAwareInfo(*(jnp.zeros((), dtype) for _ in SharpnessAwareInfo._fields))
 
 
-def describe(
-    climb: GradientPass,
-    fall: GradientPass,
+def mean_losses(
+    climb: GradientPass, fall: GradientPass, like: SharpnessAwareInfo
+) -> Float[Array, "3"]:
+    """The first half of the info, from the losses, in the dtype of `like`."""
+    told = _mean(climb.losses, climb), _mean(fall.losses, fall), _rise(climb, fall)
+    return jnp.stack([x.astype(like.loss.dtype) for x in told])
+
+
+def geometry(
+    flags: PyTree | None,
     climbed: PyTree,
     fallen: PyTree,
     applied: Float[Array, ""],
     like: SharpnessAwareInfo,
-) -> SharpnessAwareInfo:
-    """The info of a step, in the dtype of `like`.
-
-    `climbed` and `fallen` are the two gradients over the perturbed parameters.
-    """
+) -> Float[Array, "3"]:
+    """The second half, from the two gradients over the parameters that `flags` name."""
+    climbed, fallen = only(flags, climbed), only(flags, fallen)
     climbed = jax.tree.map(widen, climbed)
     # The descent gradient may have been taken at weights of another dtype.
     fallen = jax.tree.map(lambda f, c: f.astype(c.dtype), fallen, climbed)
     length = norm(climbed)
-    info = SharpnessAwareInfo(
-        loss=_mean(climb.losses, climb),
-        perturbed_loss=_mean(fall.losses, fall),
-        sharpness=_rise(climb, fall),
-        ascent_norm=length,
-        perturbation_norm=applied,
-        cosine=ratio(inner(climbed, fallen), length * norm(fallen)),
-    )
-    return jax.tree.map(lambda x, old: x.astype(old.dtype), info, like)
+    cosine = ratio(inner(climbed, fallen), length * norm(fallen))
+    told = length, applied, cosine
+    return jnp.stack([x.astype(like.loss.dtype) for x in told])
+
+
+def as_info(told: Float[Array, "6"]) -> SharpnessAwareInfo:
+    """The two halves, put together, as scalars."""
+    return SharpnessAwareInfo(*told)
 
 
 def _mean(losses: Array | None, run: GradientPass) -> Array:
@@ -89,9 +94,9 @@ def _rise(climb: GradientPass, fall: GradientPass) -> Array:
         return _unknown()
     before, after, rows = climb.losses, fall.losses, fall.rows
     if climb.rows is None and rows is not None:
-        before = before[rows.indices]
+        before = take(before, rows.indices)
     elif climb.rows is not None and rows is None:
-        rows, after = climb.rows, after[climb.rows.indices]
+        rows, after = climb.rows, take(after, climb.rows.indices)
     elif climb.rows is not rows:
         return _unknown()
     after = widen(after)
@@ -99,10 +104,7 @@ def _rise(climb: GradientPass, fall: GradientPass) -> Array:
 
 
 def _average(values: Array, rows: Chosen | None) -> Array:
-    if rows is None:
-        return jnp.mean(values)
-    total = jnp.sum(jnp.where(rows.counts, values, jnp.zeros_like(values)))
-    return total / jnp.sum(rows.counts.astype(values.dtype))
+    return jnp.mean(values) if rows is None else weighted_mean(values, rows)
 
 
 def _unknown() -> Array:

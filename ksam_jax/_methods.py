@@ -36,7 +36,14 @@ def sam(
       mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
         function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
-      axis_name, sync_ascent, groups, num_microbatches: not available in this version.
+      axis_name: the mapped axis, or axes, over which devices run this step on examples of
+        their own; None on one device.
+      sync_ascent: True averages the ascent gradient over devices or groups; False lets
+        each climb with its own (m-sharpness).
+      groups: equal parts of the batch, each selected from by itself as a device's examples
+        are; None for one.
+      num_microbatches: how many parts the batch is run in, one after the other, to save
+        memory; None for one.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in
@@ -45,7 +52,6 @@ def sam(
     Raises:
       ValueError: if `rho` is negative or not finite.
       TypeError: if an argument has the wrong type, or a size is traced.
-      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -107,7 +113,14 @@ def asam(
       mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
         function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
-      axis_name, sync_ascent, groups, num_microbatches: not available in this version.
+      axis_name: the mapped axis, or axes, over which devices run this step on examples of
+        their own; None on one device.
+      sync_ascent: True averages the ascent gradient over devices or groups; False lets
+        each climb with its own (m-sharpness).
+      groups: equal parts of the batch, each selected from by itself as a device's examples
+        are; None for one.
+      num_microbatches: how many parts the batch is run in, one after the other, to save
+        memory; None for one.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in
@@ -116,7 +129,6 @@ def asam(
     Raises:
       ValueError: if `rho` or `eta` is negative or not finite.
       TypeError: if an argument has the wrong type, or a size is traced.
-      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -182,7 +194,14 @@ def random_sam(
       mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
         function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
-      axis_name, sync_ascent, groups, num_microbatches: not available in this version.
+      axis_name: the mapped axis, or axes, over which devices run this step on examples of
+        their own; None on one device.
+      sync_ascent: True averages the ascent gradient over devices or groups; False lets
+        each climb with its own (m-sharpness).
+      groups: equal parts of the batch, each selected from by itself as a device's examples
+        are; None for one.
+      num_microbatches: how many parts the batch is run in, one after the other, to save
+        memory; None for one.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in
@@ -191,7 +210,6 @@ def random_sam(
     Raises:
       ValueError: if `rho` or `m` is out of range.
       TypeError: if an argument has the wrong type, or a size is traced.
-      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -258,7 +276,14 @@ def k_sam(
       mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
         function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
-      axis_name, sync_ascent, groups, num_microbatches: not available in this version.
+      axis_name: the mapped axis, or axes, over which devices run this step on examples of
+        their own; None on one device.
+      sync_ascent: True averages the ascent gradient over devices or groups; False lets
+        each climb with its own (m-sharpness).
+      groups: equal parts of the batch, each selected from by itself as a device's examples
+        are; None for one.
+      num_microbatches: how many parts the batch is run in, one after the other, to save
+        memory; None for one.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in
@@ -267,7 +292,6 @@ def k_sam(
     Raises:
       ValueError: if `rho`, `k` or `skip` is out of range.
       TypeError: if an argument has the wrong type, or a size is traced.
-      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -341,7 +365,14 @@ def esam(
       mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
         function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
-      axis_name, sync_ascent, groups, num_microbatches: not available in this version.
+      axis_name: the mapped axis, or axes, over which devices run this step on examples of
+        their own; None on one device.
+      sync_ascent: True averages the ascent gradient over devices or groups; False lets
+        each climb with its own (m-sharpness).
+      groups: equal parts of the batch, each selected from by itself as a device's examples
+        are; None for one.
+      num_microbatches: how many parts the batch is run in, one after the other, to save
+        memory; None for one.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in
@@ -350,7 +381,6 @@ def esam(
     Raises:
       ValueError: if `rho`, `beta` or `gamma` is out of range, or `mask_per` another word.
       TypeError: if an argument has the wrong type, or a size is traced.
-      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -421,16 +451,21 @@ def f_sam(
       mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
         function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
-      axis_name, sync_ascent, groups, num_microbatches: not available in this version.
+      axis_name: the mapped axis, or axes, over which devices run this step on examples of
+        their own; None on one device.
+      sync_ascent: True, since the moving average is of the averaged gradient.
+      groups: equal parts of the batch, each selected from by itself as a device's examples
+        are; None for one.
+      num_microbatches: how many parts the batch is run in, one after the other, to save
+        memory; None for one.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho`, `sigma` or `decay` is out of range.
+      ValueError: if `rho`, `sigma` or `decay` is out of range, or `sync_ascent` is False.
       TypeError: if an argument has the wrong type, or a size is traced.
-      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -449,6 +484,7 @@ def f_sam(
     """
     _checks.radius("f_sam", rho)
     _checks.ema("f_sam", sigma, decay)
+    _checks.synchronized("f_sam", sync_ascent)
     return transformation(
         "f_sam",
         optax.chain(subtract_ema(sigma, decay), scale_to_radius(rho)),

@@ -40,7 +40,14 @@ def momentum_sam(
       mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
         function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
-      axis_name, sync_ascent, groups, num_microbatches: not available in this version.
+      axis_name: the mapped axis, or axes, over which devices run this step on examples of
+        their own; None on one device.
+      sync_ascent: of no effect but on `info`: the climb goes along averaged steps, and
+        costs no collective.
+      groups: equal parts of the batch, each selected from by itself as a device's examples
+        are; None for one.
+      num_microbatches: how many parts the batch is run in, one after the other, to save
+        memory; None for one.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in
@@ -49,7 +56,6 @@ def momentum_sam(
     Raises:
       ValueError: if `rho` or `decay` is out of range.
       TypeError: if an argument has the wrong type, or a size is traced.
-      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -123,7 +129,14 @@ def k_momentum_sam(
       mask: which parameters are perturbed: a pytree of bools, a prefix of one, or a
         function of params.
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
-      axis_name, sync_ascent, groups, num_microbatches: not available in this version.
+      axis_name: the mapped axis, or axes, over which devices run this step on examples of
+        their own; None on one device.
+      sync_ascent: of no effect but on `info`: the climb goes along averaged steps, and
+        costs no collective.
+      groups: equal parts of the batch, each selected from by itself as a device's examples
+        are; None for one.
+      num_microbatches: how many parts the batch is run in, one after the other, to save
+        memory; None for one.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in
@@ -132,7 +145,6 @@ def k_momentum_sam(
     Raises:
       ValueError: if `rho`, `k`, `decay` or `skip` is out of range.
       TypeError: if an argument has the wrong type, or a size is traced.
-      NotImplementedError: if an argument for several devices is used.
 
     Example:
       >>> import jax.numpy as jnp, optax

@@ -1,22 +1,44 @@
 """The two passes of a step, and the move between them."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._forward import Loss, select_later, whole
-from ._selection import Chosen, Evidence, Selection, take
+from ._axis import GROUPS, Axis
+from ._forward import Loss, forward, select_later, weighted
+from ._rows import Chosen, fill_up, mean_weights, split_groups, take
+from ._selection import Evidence, Selection
 from ._tree import norm, wide_dtype
 
 
 class Problem(NamedTuple):
-    """The loss of a step, and the examples that it is taken over."""
+    """The loss of a step, the examples that it is taken over, and how they are divided.
+
+    Attributes:
+      loss: the user's.
+      batch: the examples, on several devices one device's.
+      groups: how many equal parts of `batch` are selected from separately.
+      axis: the devices.
+    """
 
     loss: Loss
     batch: PyTree
+    groups: int
+    axis: Axis
+
+    @property
+    def num_examples(self) -> int:
+        """N, of this device."""
+        return jax.tree.leaves(self.batch)[0].shape[0]
+
+
+class Note(NamedTuple):
+    """What a selection may learn from: the losses that its choice had."""
+
+    chosen: Chosen
+    losses: Float[Array, " rows"]
 
 
 class GradientPass(NamedTuple):
@@ -29,7 +51,8 @@ class GradientPass(NamedTuple):
       rows: the examples that the losses are of; None for the whole batch. K-SAM's climb
         chooses k examples by the losses of all.
       aux: of the forward pass over the whole batch; None if there was none.
-      state: the selection's next state.
+      state: the selection's state, which has not learned from this pass yet.
+      note: what it may learn; None if it chose nothing anew.
     """
 
     gradient: PyTree
@@ -38,6 +61,7 @@ class GradientPass(NamedTuple):
     rows: Chosen | None
     aux: Any
     state: Any
+    note: Note | None = None
 
 
 def gradient_pass(
@@ -45,7 +69,7 @@ def gradient_pass(
     params: PyTree,
     selection: Selection,
     state: Any,
-    see: Callable[[Any], Evidence],
+    see: Any,
     look_first: bool,
     chosen: Chosen | None = None,
 ) -> GradientPass:
@@ -55,41 +79,52 @@ def gradient_pass(
     or None, into what the selection may look at. Examples that are `chosen` already are
     taken as they are.
     """
-    loss, batch = problem
+    loss, batch = problem.loss, problem.batch
     if selection.choose is None:
-        run = whole(loss, params, batch)
-        gradient = run.gradient(jnp.ones(run.losses.shape, bool))
-        return GradientPass(gradient, None, run.losses, None, run.aux, state)
+        every = mean_weights(jnp.ones((problem.num_examples,), bool))
+        losses, aux, gradient = weighted(loss, params, batch, every)
+        return GradientPass(gradient, None, losses, None, aux, state)
     if look_first:
         run = select_later(loss, params, batch)
-        chosen, state = selection.choose(see(run.losses), state)
-        state = _learn(selection, batch, chosen, run.losses[chosen.indices], state)
+        chosen, state = _choose(problem, selection, see(run.losses), state)
+        note = Note(chosen, take(run.losses, chosen.indices))
         gradient = run.gradient(chosen)
-        return GradientPass(gradient, chosen, run.losses, None, run.aux, state)
+        return GradientPass(gradient, chosen, run.losses, None, run.aux, state, note)
     is_new = chosen is None
     if is_new:
-        chosen, state = selection.choose(see(None), state)
-    run = whole(loss, params, take(batch, chosen.indices))
-    if is_new:
-        state = _learn(selection, batch, chosen, run.losses, state)
-    gradient = run.gradient(chosen.counts)
-    return GradientPass(gradient, chosen, run.losses, chosen, None, state)
+        chosen, state = _choose(problem, selection, see(None), state)
+    rows = take(batch, chosen.indices)
+    losses, _, gradient = weighted(loss, params, rows, mean_weights(chosen.counts))
+    note = Note(chosen, losses) if is_new else None
+    return GradientPass(gradient, chosen, losses, chosen, None, state, note)
 
 
-def _learn(
-    selection: Selection, batch: PyTree, chosen: Chosen, losses: Array, state: Any
-) -> Any:
-    if selection.learn is None:
-        return state
-    return selection.learn(batch, chosen, losses, state)
+def _choose(
+    problem: Problem, selection: Selection, evidence: Evidence, state: Any
+) -> tuple[Chosen, Any]:
+    """What the selection chooses, on each device and in each group for itself."""
+    assert selection.choose is not None
+    choose, (loss, _, groups, axis) = selection.choose, problem
+    if groups == 1:
+        chosen, state = choose(evidence._replace(group=axis.index()), state)
+    else:
+        inner = Axis((*axis.names, GROUPS))
+
+        def of_group(evidence: Evidence) -> tuple[Chosen, Any]:
+            return choose(evidence._replace(group=inner.index()), state)
+
+        each_group = jax.vmap(of_group, out_axes=(0, None), axis_name=GROUPS)
+        chosen, state = each_group(split_groups(evidence, groups))
+    return fill_up(chosen, loss.num_microbatches), state
 
 
 def given_gradient(
     gradient: PyTree, problem: Problem, params: PyTree, state: Any, look_first: bool
 ) -> GradientPass:
     """A gradient from elsewhere, to climb along; a forward pass only where needed."""
-    loss, batch = problem
-    losses, aux = loss(params, batch) if look_first else (None, None)
+    losses, aux = (
+        forward(problem.loss, params, problem.batch) if look_first else (None, None)
+    )
     return GradientPass(gradient, None, losses, None, aux, state)
 
 

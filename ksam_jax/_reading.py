@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from ._info import SharpnessAwareInfo
-from ._transformation import SharpnessAwareState
+from ._state import SharpnessAwareState
 
 
 def get_info(opt_state: Any) -> SharpnessAwareInfo:

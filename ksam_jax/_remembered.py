@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from . import _checks
+from ._rows import take
 from ._selection import Selection, top_k
 
 
@@ -85,21 +86,21 @@ def highest_remembered_loss(
         return RememberedLosses(jnp.full((size,), jnp.inf, jnp.float32))
 
     def choose(evidence, state):
-        n = evidence.num_examples
-        numbers = _numbers(index, evidence.batch, n, size)
-        chosen = top_k(_scores(state.losses, numbers), count.of(n))
+        numbers = _numbers(index, evidence.batch, evidence.num_examples, size)
+        chosen = top_k(_scores(state.losses, numbers), evidence.number(count))
         # No row counts, and the gradient is NaN: better than to train on the wrong ones.
         counts = chosen.counts & jnp.all(numbers < size)
         return chosen._replace(counts=counts), state
 
-    def learn(batch, chosen, losses, state):
+    def learn(batch, chosen, losses, state, join):
         n = jax.tree.leaves(batch)[0].shape[0]
-        rows = _numbers(index, batch, n, size)[chosen.indices]
+        numbers = take(_numbers(index, batch, n, size), chosen.indices)
         # Rows that only fill up the static size have been written once already.
-        rows = jnp.where(chosen.counts, rows, size)
+        numbers = jnp.where(chosen.counts.reshape(-1), numbers, size)
         losses = jax.lax.stop_gradient(losses).astype(jnp.float32)
+        numbers, losses = join((numbers, losses))
         is_finite = jnp.isfinite(losses)
-        updated = state.losses.at[rows].set(
+        updated = state.losses.at[numbers].set(
             jnp.where(is_finite, losses, jnp.nan), mode="drop"
         )
         return RememberedLosses(jnp.where(jnp.any(is_finite), updated, state.losses))

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int, PyTree
 
+from ._rows import take
+
 
 class Linearized(NamedTuple):
     """The linear functions of all examples: residuals, and how to put one together."""
@@ -36,7 +38,7 @@ def split_linearized(
     `one(params, example)` returns `(loss, aux, linear)`, `linear` as from
     `jax.linearize`.
     """
-    flags = _depends_on_example(lambda p, example: one(p, example)[2], params, batch)
+    flags = depends_on_example(lambda p, example: one(p, example)[2], params, batch)
     treedefs = []
 
     def flat(params, example):
@@ -55,29 +57,25 @@ def split_linearized(
 def pull_back_rows(
     linear: Linearized,
     params: PyTree,
-    indices: Int[Array, " k"],
-    weights: Float[Array, " k"],
+    indices: Int[Array, "*groups k"],
+    weights: Float[Array, " rows"],
 ) -> PyTree:
     """The gradient of the weighted sum of the losses of the rows `indices`."""
     pairs = list(zip(linear.residuals, linear.depends_on_example, strict=True))
-    rows = [_row(r, indices) if flag else r for r, flag in pairs]
+    rows = [take(r, indices) if flag else r for r, flag in pairs]
     axes = [0 if flag else None for flag in linear.depends_on_example]
 
-    def rise(tangent: PyTree) -> Float[Array, " k"]:
+    def rise(tangent: PyTree) -> Float[Array, " rows"]:
         def of_row(residuals: list[Array]) -> Array:
             return jax.tree.unflatten(linear.treedef, residuals)(tangent)
 
-        return jax.vmap(of_row, in_axes=(axes,), axis_size=indices.shape[0])(rows)
+        return jax.vmap(of_row, in_axes=(axes,), axis_size=indices.size)(rows)
 
     (gradient,) = jax.linear_transpose(rise, params)(weights)
     return gradient
 
 
-def _row(residual: Array, indices: Int[Array, " k"]) -> Array:
-    return residual.at[indices].get(mode="promise_in_bounds")
-
-
-def _depends_on_example(
+def depends_on_example(
     fun: Callable[[PyTree, PyTree], PyTree], params: PyTree, batch: PyTree
 ) -> list[bool]:
     """For each leaf of `fun(params, example)`, whether it differs between examples.

@@ -11,31 +11,39 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from . import _checks
+from ._rows import Chosen
 from ._steps import advance, no_steps, step_key
 from ._tree import widen
 
 
-class Chosen(NamedTuple):
-    """Rows of the batch; those that don't count only fill up the static size."""
-
-    indices: Int[Array, " k"]
-    counts: Bool[Array, " k"]
-
-
 class Evidence(NamedTuple):
-    """What a selection may look at; a loss not computed yet is None."""
+    """What a selection may look at; a loss not computed yet is None.
+
+    N are the examples to choose among: those of one device, or of one group.
+
+    Attributes:
+      batch: the examples.
+      clean: their losses at the unperturbed weights.
+      perturbed: their losses at the perturbed weights.
+      group: the number of this device or group; None if there is only one.
+    """
 
     batch: PyTree
     clean: Float[Array, " N"] | None = None
     perturbed: Float[Array, " N"] | None = None
+    group: Int[Array, ""] | None = None
 
     @property
     def num_examples(self) -> int:
         """N."""
         return jax.tree.leaves(self.batch)[0].shape[0]
+
+    def number(self, count: _checks.ExampleCount) -> int:
+        """How many of these N examples `count` says."""
+        return count.of(self.num_examples, one_of_several=self.group is not None)
 
     @property
     def first(self) -> Float[Array, " N"]:
@@ -54,15 +62,16 @@ class Selection(NamedTuple):
         step's first pass wherever it runs, "clean" and "perturbed" for those there.
       init: makes the state.
       choose: None where all examples take part: the pass then needs no second look.
-      learn: called after the pass with the batch, the chosen examples, their losses and
-        the state, if there is something to remember.
+      learn: called after the pass if there is something to remember, with the batch, what
+        is chosen of it, the losses of that, the state, and a function that joins the
+        arrays of several devices: the state must be the same on all of them.
     """
 
     call: str
     reads: frozenset[str]
     init: Callable[[], Any]
     choose: Callable[[Evidence, Any], tuple[Chosen, Any]] | None
-    learn: Callable[[PyTree, Chosen, Float[Array, " k"], Any], Any] | None = None
+    learn: Callable[[PyTree, Chosen, Array, Any, Callable], Any] | None = None
 
 
 def everything() -> Selection:
@@ -90,6 +99,7 @@ def highest_loss(k: Any, skip: Any = None) -> Selection:
     Args:
       k: an integer is a number of examples, another real number in (0, 1] a fraction of
         the batch, rounded half up and at least one. `k=1` is one example, `k=1.0` all.
+        Of each device or group, where there are several.
       skip: how many of the very highest losses are left out before k are taken: None
         for none, an integer is a number, another real number in [0, 1) a fraction,
         rounded half up. For mislabelled examples, whose losses are the highest; on clean
@@ -226,29 +236,12 @@ def top_k(scores: Float[Array, " N"], count: int, skip: int = 0) -> Chosen:
     return Chosen(jnp.where(is_finite, indices, indices[0]), is_finite)
 
 
-def mean_weights(counts: Bool[Array, " k"]) -> Float[Array, " k"]:
-    """Equal weights, summing to one, for the rows that count.
-
-    With none that counts they are NaN, and so is the gradient, for
-    `optax.apply_if_finite` to see.
-    """
-    # The sum of ones is exact in the widest float there is, not in bfloat16.
-    ones = counts.astype(jnp.result_type(float))
-    total = jnp.sum(ones)
-    # Said outright: of 0 / 0 XLA may make 0 where it knows that the ones are 0 or 1.
-    return jnp.where(total > 0, ones / jnp.maximum(total, 1), jnp.nan)
-
-
-def take(batch: PyTree, indices: Int[Array, " k"]) -> PyTree:
-    """Gathers rows of every leaf; the indices are known to be in range."""
-    return jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), batch)
-
-
 def rank_by_loss(count: _checks.ExampleCount, skip: _checks.ExampleCount) -> Selection:
     """`highest_loss`, from checked counts."""
 
     def choose(evidence, state):
-        taken, skipped = _checks.both_fit(count, skip, evidence.num_examples)
+        taken = evidence.number(count)
+        taken, skipped = _checks.both_fit(count, taken, skip, evidence.num_examples)
         return top_k(evidence.first, taken, skipped), state
 
     call = f"{count.call}(k={count.value!r}" + f", skip={skip.value!r}" * bool(skip.value)
@@ -262,7 +255,7 @@ def rank_by_increase(count: _checks.ExampleCount) -> Selection:
         # In bfloat16 the difference of two losses would round to a tie.
         after = widen(evidence.perturbed)
         rise = after - widen(evidence.clean).astype(after.dtype)
-        return top_k(rise, count.of(evidence.num_examples)), state
+        return top_k(rise, evidence.number(count)), state
 
     reads = frozenset({"clean", "perturbed"})
     return Selection(_call(count), reads, optax.EmptyState, choose)
@@ -273,8 +266,11 @@ def draw_subset(count: _checks.ExampleCount, seed: Any) -> Selection:
     _checks.seed(count.call, seed)
 
     def choose(evidence, state):
-        size = count.of(evidence.num_examples)
-        order = jax.random.permutation(step_key(seed, state), evidence.num_examples)
+        size = evidence.number(count)
+        key = step_key(seed, state)
+        if evidence.group is not None:
+            key = jax.random.fold_in(key, evidence.group)
+        order = jax.random.permutation(key, evidence.num_examples)
         return Chosen(order[:size], jnp.ones((size,), bool)), advance(state)
 
     return Selection(_call(count), frozenset(), no_steps, choose)

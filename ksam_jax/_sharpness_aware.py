@@ -65,8 +65,28 @@ def sharpness_aware(
         weights of standard deviation 0.02 the applied one keeps a cosine of 0.57 to
         the intended one. Pass jnp.float32 there. A model that itself casts its parameters
         to bfloat16 rounds all the same.
-      axis_name, sync_ascent, groups, num_microbatches: for several devices and for
-        accumulation; not available in this version.
+      axis_name: for `jax.shard_map` and `jax.vmap(axis_name=...)`: the mapped axis, or a
+        tuple of axes, over which devices run this step, each on its own part of the
+        batch. A device selects among its own examples, so that none moves; a fraction or
+        a number of examples is of that part. Averaged over the devices are the gradients,
+        `info` and, of a batch-level loss, the floating-point leaves of aux (BatchNorm
+        statistics); aux of `per_example` and what is no float stays each device's own. The
+        updates that come out are the same on all devices: average nothing again.
+      sync_ascent: True averages the ascent gradient over devices or groups before the
+        climb: one all-reduce more than SGD has. False lets each climb with its own
+        gradient, as the SAM paper's m-sharpness does, with SGD's communication; `info` is
+        then the mean over the devices. Not for perturbations that remember gradients.
+        Masks of `random_mask` are the same on all devices, random subsets differ.
+      groups: equal parts of the batch, in order, each selected from by itself as a
+        device's examples are; None for one. Under plain `jax.jit` with a sharded batch make
+        it a multiple of the number of shards, and each device works on its own examples.
+        With `sync_ascent=False` each group climbs for itself: on one device what as many
+        devices would do, at the memory of a set of weights per group; loss_fn then sees
+        one group at a time. With axis_name, groups of each device.
+      num_microbatches: how many parts the batch is run in, one after the other, to save
+        memory; None for one. The result is the joined batch's, for losses that don't
+        couple examples: selection still ranks the whole batch. `keep` doesn't apply, and
+        aux of a batch-level loss is averaged.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its updates are the descent gradient, in
@@ -74,9 +94,11 @@ def sharpness_aware(
 
     Raises:
       TypeError: if an argument has the wrong type.
-      ValueError: if `ascent` needs losses that the climb can't have; in `init` and
-        `update` if `mask` doesn't fit the parameters, and for bad input of theirs.
-      NotImplementedError: if an argument for several devices is used.
+      ValueError: if `ascent` needs losses that the climb can't have, or `sync_ascent` is
+        False without devices or groups; in `init` and `update` if `mask` doesn't fit the
+        parameters, `axis_name` isn't bound, `groups` or `num_microbatches` don't divide
+        the batch, a fraction is less than one example of each device or group, and for bad
+        input of theirs.
 
     Example:
       >>> import jax.numpy as jnp, optax

@@ -10,6 +10,8 @@ install_import_hook("ksam_jax", "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_platforms", "cpu")
+# Virtual devices, for what runs on several; all else runs on the first of them.
+jax.config.update("jax_num_cpu_devices", 8)
 
 # Compilation makes the first example slow, and a deadline would only measure that.
 settings.register_profile("ksam_jax", deadline=None, derandomize=True)

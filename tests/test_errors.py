@@ -290,23 +290,6 @@ def test_perturbed_dtype_that_is_no_float_is_refused(call, match):
         call()
 
 
-NOT_YET = {
-    "axis_name": "data",
-    "sync_ascent": False,
-    "groups": 2,
-    "num_microbatches": 2,
-}
-
-
-@pytest.mark.parametrize("argument", NOT_YET)
-@pytest.mark.parametrize("name", GENERAL)
-def test_argument_of_a_later_version_says_so(name, argument):
-    value = NOT_YET[argument]
-    match = typed(name, argument, value) + r".*not available.*version"
-    with pytest.raises(NotImplementedError, match=match):
-        GENERAL[name](**{argument: value})
-
-
 # ------------------------------------------------------------------------- update
 
 
