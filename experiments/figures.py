@@ -19,10 +19,12 @@ from experiments import cli, noise, report
 from experiments.benchmarking import page
 from experiments.benchmarking.report import NOTES
 from experiments.configs.benchmark import CPU
+from experiments.devices import page as devices
 
 Content = Mapping[str, Any]
 PROG = "python -m experiments.figures"
 REFERENCE = Path("results/reference")
+SCALING = REFERENCE / "scaling" / "scaling.json"
 
 # Columns of the table about BatchNorm: name in the results -> header, format.
 BATCHNORM = {
@@ -133,6 +135,26 @@ def batchnorm(contents: Sequence[Content], folder: str) -> str:
     return "\n\n".join((table(headers, rows), _batchnorm_note(content), page.how(content)))
 
 
+def sent(contents: Sequence[Content], folder: str) -> str:
+    """What a device sends in a step of each method."""
+    del folder
+    (content,) = contents
+    return f"{table(*devices.sent(content))}\n\n{devices.note(content)}"
+
+
+def kept(contents: Sequence[Content], folder: str) -> str:
+    """What a device computes and keeps in a step of each method."""
+    del folder
+    (content,) = contents
+    return table(*devices.kept(content))
+
+
+def pod(contents: Sequence[Content], folder: str) -> str:
+    """A large model on many devices, from formulas."""
+    (content,) = contents
+    return devices.computed(content, folder)
+
+
 def _spread(value: Mapping[str, float], form: str) -> str:
     return f"{value['mean']:{form}} ± {value['std']:{form}}"
 
@@ -195,6 +217,10 @@ BLOCKS = (
         "batchnorm",
         (REFERENCE / "batchnorm" / "results.json",),
         batchnorm,
+    ),
+    *(
+        Block(Path("docs/scaling.md"), name, (SCALING,), render)
+        for name, render in {"sent": sent, "kept": kept, "computed": pod}.items()
     ),
 )
 

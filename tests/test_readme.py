@@ -1,6 +1,7 @@
 """The README's code runs as printed, and its commands exist."""
 
 import functools
+import os
 import re
 import shlex
 import subprocess
@@ -14,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def _blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def test_every_python_block_runs_after_those_before_it(capsys: pytest.CaptureFixture):
@@ -27,6 +28,22 @@ def test_every_python_block_runs_after_those_before_it(capsys: pytest.CaptureFix
         for block in blocks:
             exec(compile(block, "README.md", "exec"), namespace)
     assert re.fullmatch(r"loss 0\.\d\d, rise 0\.\d{3} at 0\.050\n", capsys.readouterr().out)
+
+
+def test_the_code_about_several_devices_runs_in_order():
+    """In a process of its own, since it sets a mesh for all that follows."""
+    blocks = _blocks("python", (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8"))
+    assert len(blocks) >= 3
+    code = "\n".join(
+        [*blocks, "assert params.shape == (3,) and bool(jnp.any(params != 0))"]
+    )
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"},
+        check=True,
+        timeout=300,
+    )
 
 
 def _commands() -> list[list[str]]:
