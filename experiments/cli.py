@@ -46,7 +46,9 @@ def parse(
             raise
         raise UsageError(_message(said.getvalue())) from None
     if unknown:
-        options = [f"--{name.replace('_', '-')}" for name in config.__annotations__]
+        known: Any = config
+        names = [field.name for field in dataclasses.fields(known)]
+        options = [f"--{name.replace('_', '-')}" for name in names]
         raise UsageError(f"unknown option {unknown[0]!r}{_suggest(unknown[0], options)}")
     return result
 

@@ -5,10 +5,10 @@ import math
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -22,9 +22,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False)
     # A list of numbers on one line: a person may want to read this.
     text = re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", _on_one_line, text)
+    _replace(path, lambda file: file.write(f"{text}\n".encode()))
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Replaces the file in one go, as `write_json` does."""
+    _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text + "\n", encoding="utf-8")
+    with unfinished.open("wb") as file:
+        write(file)
     os.replace(unfinished, path)
 
 

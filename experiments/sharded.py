@@ -1,0 +1,53 @@
+"""Arrays over the devices of all processes, each process giving its own part."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Int, PyTree
+
+# The mesh's axis: the examples of a batch are spread over it.
+DATA = "data"
+
+
+def data_mesh() -> Mesh:
+    """All devices of all processes, along one axis."""
+    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " n"]:
+    """Which rows of a global batch this process must load, in ascending order.
+
+    They aren't always neighbours: the mesh puts devices in the order that their network
+    likes best.
+    """
+    sharding = NamedSharding(mesh, P(DATA))
+    places = sharding.addressable_devices_indices_map((batch_size,)).values()
+    every = np.arange(batch_size)
+    return np.unique(
+        np.concatenate([every[place] for place in places if place is not None])
+    )
+
+
+def global_batch(mesh: Mesh, batch_size: int, rows: PyTree) -> PyTree:
+    """The batch of all processes, from the rows of this one, spread over the devices."""
+    sharding = NamedSharding(mesh, P(DATA))
+
+    def whole(leaf: Any) -> jax.Array:
+        shape = (batch_size, *leaf.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+
+    return jax.tree.map(whole, rows)
+
+
+def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
+    """A copy on every device; all processes must hold the same."""
+    sharding = NamedSharding(mesh, P())
+
+    def everywhere(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_process_local_data(sharding, leaf, leaf.shape)
+
+    return jax.tree.map(everywhere, tree)

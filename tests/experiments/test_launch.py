@@ -1,0 +1,389 @@
+"""Several processes on this machine train as one does; mistakes and losses cost a line.
+
+Devices are virtual CPU devices: 8 in one process, 4 in each of two, 2 in each of four.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cli, distributed, launch, watch
+
+ROOT = Path(__file__).parents[2]
+DEVICES, STEPS, BATCH = 8, 6, 40
+TRAINING = ("--steps", str(STEPS), "--batch-size", str(BATCH), "--seed", "3")
+HEARTBEAT = 4
+SECONDS = 60  # For anything: far more than it takes.
+
+
+# -------------------------------------------------------------------- many processes
+
+
+def environment(devices):
+    """That of the tests, without what tells JAX of devices, clusters and proxies."""
+    told = re.compile(r"(XLA|JAX|SLURM|OMPI|TPU|KUBERNETES)_.*|.*_proxy", re.IGNORECASE)
+    kept = {name: value for name, value in os.environ.items() if not told.fullmatch(name)}
+    given = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    return kept | given
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_as_the_others():
+    """Quickly, and so that the results are comparable."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def told(i, count, port):
+    which = {"num-processes": count, "process-id": i, "coordinator": f"127.0.0.1:{port}"}
+    return [word for name, x in which.items() for word in (f"--{name}", str(x))]
+
+
+def told_by_slurm(i, count, port):
+    return {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": str(count),
+        "SLURM_PROCID": str(i),
+        "SLURM_LOCALID": str(i),
+        "JAX_COORDINATOR_PORT": str(port),
+    }
+
+
+class Processes:
+    """Some processes of the program, their output in files, which never fill up."""
+
+    def __init__(self, folder, count, *options, port=None, ids=None, slurm=False):
+        port = port or free_port()
+        self._files = {i: folder / f"said-{i}.txt" for i in ids or range(count)}
+        self.running = {}
+        for i, path in self._files.items():
+            which = () if slurm else told(i, count, port)
+            command = [sys.executable, "-m", "experiments.launch", *which, *options]
+            with path.open("w") as file:
+                self.running[i] = subprocess.Popen(
+                    command,
+                    cwd=folder,
+                    env=environment(DEVICES // count)
+                    | (told_by_slurm(i, count, port) if slurm else {}),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in self.running.values():
+            process.kill()
+            process.wait(SECONDS)
+
+    def said(self, i):
+        return self._files[i].read_text()
+
+    def wait(self, i):
+        """The exit status."""
+        try:
+            return self.running[i].wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"process {i} is still running, and said:\n{self.said(i)[-3000:]}")
+
+    def wait_to_say(self, i, words):
+        until = time.monotonic() + SECONDS
+        while words not in self.said(i):
+            assert self.running[i].poll() is None, self.said(i)[-3000:]
+            assert time.monotonic() < until, self.said(i)[-3000:]
+            time.sleep(0.05)
+
+    def last_words(self, i):
+        """The line after JAX's own, which comes from a child and so a moment later."""
+        until = time.monotonic() + SECONDS
+        while "error: " not in self.said(i) and time.monotonic() < until:
+            time.sleep(0.05)
+        return [line for line in self.said(i).splitlines() if line.startswith("error: ")]
+
+
+def read(folder):
+    content = json.loads((folder / "trajectory.json").read_text())
+    with np.load(folder / "params.npz") as arrays:
+        return content, dict(arrays)
+
+
+def trained_by(count, folder, *options, slurm=False):
+    """What so many processes wrote, and the numbers of the rows that each had loaded."""
+    options = (*TRAINING, *options, "--out", "out")
+    statuses, said = [], []
+    # Between finding a free port and using it somebody else may take it.
+    for _ in range(3):
+        with Processes(folder, count, *options, slurm=slurm) as processes:
+            statuses = [processes.wait(i) for i in range(count)]
+            said = [processes.said(i) for i in range(count)]
+        if not re.search("Failed to add port|can listen", said[0]):
+            break
+    assert statuses == [0] * count, "\n".join(said)[-5000:]
+    content, params = read(folder / "out")
+    assert content["processes"] == count
+    assert content["devices"] == DEVICES
+    return content["trajectory"], params, [rows_in(text) for text in said]
+
+
+def rows_in(said):
+    [found] = re.findall(
+        r"loaded (\d+) examples in (\d+) batches of (\d+): (\d+) rows of each, "
+        r"from (\d+) to (\d+)",
+        said,
+    )
+    loaded, batches, size, each, first, last = map(int, found)
+    assert size == BATCH
+    assert loaded == batches * each
+    assert each == last - first + 1
+    return range(first, last + 1)
+
+
+# By Slurm's variables, as JAX detects a cluster, and by the program's options.
+RUNS = {
+    "Slurm": (2, "--sync-ascent", "jit"),
+    "options": (4, "--no-sync-ascent", "shard_map"),
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process with 8 devices writes for each way to climb."""
+    found = {}
+    for _, climb, parallel in RUNS.values():
+        folder = tmp_path_factory.mktemp("alone")
+        options = (*TRAINING, climb, "--parallel", parallel)
+        options += ("--num-processes", "1", "--out", str(folder))
+        assert distributed.run(launch.main, options) == 0
+        content, params = read(folder)
+        found[climb] = content["trajectory"], params
+    return found
+
+
+def assert_same(found, expected):
+    trajectory, params = found
+    assert len(trajectory) == len(expected[0]) == STEPS
+    for step, other in zip(trajectory, expected[0], strict=True):
+        assert step == pytest.approx(other, rel=1e-6, abs=1e-6)
+    assert params.keys() == expected[1].keys()
+    for name, array in expected[1].items():
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(params[name], array, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_climbs_of_all_devices_and_of_each_are_not_the_same(alone):
+    together, each = (alone[climb][0][-1]["loss"] for _, climb, _ in RUNS.values())
+    assert abs(together - each) > 1e-3
+
+
+@pytest.mark.parametrize("by", RUNS)
+def test_processes_train_as_one_does(tmp_path, alone, by):
+    count, climb, parallel = RUNS[by]
+    options = (climb, "--parallel", parallel)
+    trajectory, params, rows = trained_by(count, tmp_path, *options, slurm=by == "Slurm")
+    assert_same((trajectory, params), alone[climb])
+    # Each has loaded its own part, and together they have loaded everything once.
+    assert {len(own) for own in rows} == {BATCH // count}
+    assert sorted(itertools.chain(*rows)) == list(range(BATCH))
+
+
+# ------------------------------------------------------------------------------ losses
+
+LONG = ("--steps", "500", "--batch-size", str(BATCH), "--heartbeat-timeout", str(HEARTBEAT))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_a_process_is_killed_both_say_so_and_the_other_ends(tmp_path, victim):
+    other = 1 - victim
+    with Processes(tmp_path, 2, *LONG) as processes:
+        processes.wait_to_say(0, "step 50/")
+        processes.running[victim].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        assert processes.wait(other) not in (0, 2)
+        # At most one more heartbeat is on its way.
+        assert time.monotonic() - killed < 2 * HEARTBEAT + 5
+        words = {i: processes.last_words(i) for i in (0, 1)}
+    for i, lines in words.items():
+        assert len(lines) == 1
+        start = rf"error: process {i} of 2 (ended|stopped) after step \d\d+\b"
+        assert re.match(start, lines[0])
+        assert "another process was lost" in lines[0]
+        assert lines[0].endswith("Start all processes again with the same command.")
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer [::1]:7361", True),
+        ("UNAVAILABLE: Failed to send RPC to coordination service", True),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 1234 bytes", False),
+    ],
+)
+def test_what_counts_as_a_loss(said, lost):
+    assert watch.is_loss(jax.errors.JaxRuntimeError(said)) == lost
+    assert not watch.is_loss(RuntimeError(said))
+
+
+# ---------------------------------------------------------------------------- mistakes
+
+COORDINATOR = ("--coordinator", "localhost:1234")
+ALONE = ("--num-processes", "1")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (COORDINATOR, "must be given together; add --num-processes and --process-id, or"),
+        (
+            ("--process-id", "0"),
+            "together; add --coordinator and --num-processes, or leave",
+        ),
+        (("--num-processes", "3", "--process-id", "1"), "together; add --coordinator, or"),
+        ((*COORDINATOR, *ALONE), "together; add --process-id, or leave out all three"),
+        (
+            (*COORDINATOR, "--num-processes", "2", "--process-id", "2"),
+            "--process-id must be at least 0 and below --num-processes, which is 2; got 2",
+        ),
+        (
+            (*COORDINATOR, "--num-processes", "2", "--process-id=-1"),
+            "--process-id must be at least 0 and below --num-processes, which is 2; got -1",
+        ),
+        (("--num-processes", "0"), "--num-processes must be at least 1; got 0"),
+        (("--num-processes", "two"), "Error parsing --num-processes"),
+        (("--start-timeout", "0"), "--start-timeout must be at least 1; got 0"),
+        (("--heartbeat-timeout", "1"), "--heartbeat-timeout must be at least 2; got 1"),
+        ((*ALONE, "--method", "sgd"), "unknown method 'sgd'"),
+        ((*ALONE, "--parallel", "pmap"), "unknown parallel 'pmap'"),
+        ((*ALONE, "--steps", "0"), "--steps must be at least 1; got 0"),
+        ((*ALONE, "--method", "f_sam", "--no-sync-ascent"), "so it needs --sync-ascent"),
+        ((*ALONE, "--batch-size", "12"), "multiple of the number of devices, 8, and at"),
+        ((*ALONE, "--batch-size", "1800"), "number of examples, 1797; got 1800"),
+        ((*ALONE, "--out", __file__), "can't write to "),
+    ],
+)
+def test_mistakes_cost_one_line(options, line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert distributed.run(launch.main, options) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert line in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["localhost", "localhost:", ":1234", "localhost:0", "a:65536", "::1:80", "a:1²", " :1"],
+)
+def test_a_coordinator_is_a_host_and_a_port(address, capsys):
+    options = ("--coordinator", address, "--num-processes", "2", "--process-id", "0")
+    assert distributed.run(launch.main, options) == 2
+    assert f"port from 1 to 65535, such as 10.0.0.1:1234; got {address!r}" in (
+        capsys.readouterr().err
+    )
+
+
+def test_addresses_may_be_of_version_6():
+    assert distributed._host_and_port("[::1]:80") == ("::1", 80)
+
+
+def test_a_coordinator_that_does_not_answer(capsys):
+    options = (*told(1, 2, free_port()), "--start-timeout", "1")
+    started = time.monotonic()
+    assert distributed.run(launch.main, options) == 2
+    assert time.monotonic() - started < 10
+    said = capsys.readouterr().err
+    assert "--coordinator must be where process 0 listens; got no answer from" in said
+    assert "in --start-timeout 1 seconds (Connection refused): start process 0" in said
+
+
+def test_a_port_that_is_taken(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with Processes(tmp_path, 2, port=port, ids=[0]) as processes:
+            assert processes.wait(0) == 2
+            assert (
+                "(Address already in use): choose another one" in processes.last_words(0)[0]
+            )
+
+
+@pytest.mark.parametrize(
+    ("error", "is_alone"),
+    [
+        (ValueError("coordinator_address should be defined."), True),
+        (ValueError("Number of processes must be defined."), False),
+        (RuntimeError("Kubernetes API Error: 403"), False),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_not_trained_on_alone(
+    error, is_alone, monkeypatch
+):
+    def initialize(**options):
+        del options
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    expected = (
+        contextlib.nullcontext()
+        if is_alone
+        else pytest.raises(cli.UsageError, match=f"can't join .*{error}.*--num-processes 1")
+    )
+    with expected:
+        assert isinstance(distributed.start(distributed.Options()), watch.Alone)
+    jax.config.update("jax_enable_preemption_service", True)
+
+
+def test_without_options_and_cluster_a_process_is_alone(tmp_path):
+    [line] = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from experiments import distributed as d; "
+            "print(type(d.start(d.Options())).__name__)",
+        ],
+        env=environment(1),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+        cwd=tmp_path,
+    ).stdout.splitlines()
+    assert line == "Alone"
+
+
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        distributed.run(launch.main, ["--help"])
+    said = capsys.readouterr().out
+    for name in ("coordinator", "process-id", "sync-ascent", "parallel", "out"):
+        assert f"--{name}" in said
