@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._axis import Axis
+from ._placement import shards_of
 
 _UPDATE = "tx.update"
 _LINE = "tx.update(None, opt_state, params, loss_fn=loss_fn, batch=batch)"
@@ -97,7 +98,40 @@ def divides(call: str, batch: PyTree, groups: int, num_microbatches: int) -> Non
     """Checks that the batch can be cut into equal groups and microbatches."""
     n = jax.tree.leaves(batch)[0].shape[0]
     _divides(call, "groups", groups, n)
-    _divides(call, "num_microbatches", num_microbatches, n // groups)
+    parts = max(groups, shards_of(batch))
+    _divides(call, "num_microbatches", num_microbatches, n // parts)
+
+
+def selects_on_shards(call: str, batch: PyTree, groups: int) -> None:
+    """Checks that no group lies on several devices, where the batch's type tells them."""
+    shards = shards_of(batch)
+    if groups % shards:
+        raise ValueError(
+            f"{call}(groups={groups}): groups must be a multiple of the number of devices "
+            f"that Explicit axes of the mesh spread the batch over, which is {shards}, so "
+            f"that each selects among its own examples; pass groups={shards}."
+        )
+
+
+def device_s_own(call: str, given: PyTree, batch: PyTree, axis: Axis) -> None:
+    """Checks that a gradient handed in, to climb along alone, is of this device alone."""
+    varying = [
+        name
+        for name in axis.names
+        if all(
+            name in jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(batch)
+        )
+    ]
+    for leaf in jax.tree.leaves(given):
+        missing = set(varying) - jax.typeof(leaf).manual_axis_type.varying
+        if missing:
+            name = missing.pop()
+            raise ValueError(
+                f"{call}(sync_ascent=False).update(updates=<gradient>): updates must be "
+                f"each device's own gradient, and this one is the same on all of them; "
+                f"differentiate with respect to jax.lax.pcast(params, {name!r}, "
+                f'to="varying"), or pass None.'
+            )
 
 
 def _divides(call: str, name: str, parts: int, n: int) -> None:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from ._placement import whole
+
 # The axis that `jax.vmap` gives the groups of one device's batch.
 GROUPS = "ksam_jax groups"
 
@@ -29,9 +31,9 @@ class Axis:
         """How many devices there are."""
         return jax.lax.axis_size(self.names) if self.names else 1
 
-    def index(self) -> Int[Array, ""] | None:
-        """Which of the devices this one is; None if it is the only one."""
-        return jax.lax.axis_index(self.names) if self.size > 1 else None
+    def index(self) -> Int[Array, ""]:
+        """Which of the devices this one is."""
+        return jax.lax.axis_index(self.names)
 
     def varying(self, tree: PyTree) -> PyTree:
         """Casts to values that may differ between devices.
@@ -47,7 +49,7 @@ class Axis:
 
     def gather(self, tree: PyTree) -> PyTree:
         """The devices' arrays one after another, the same on all of them."""
-        return jax.tree.map(self._gathered, tree) if self.names else tree
+        return jax.tree.map(self._gathered, tree) if self.names else whole(tree)
 
     def _varying(self, x: Array) -> Array:
         manual = jax.sharding.get_abstract_mesh().manual_axes
@@ -59,7 +61,7 @@ class Axis:
         # A sum in which each device fills its own row: of an all-gather JAX doesn't know
         # that its result is the same everywhere.
         rows = jnp.zeros((self.size, *x.shape), x.dtype)
-        rows = rows.at[jax.lax.axis_index(self.names)].set(x)
+        rows = rows.at[self.index()].set(x)
         return jax.lax.psum(rows, self.names).reshape(-1, *x.shape[1:])
 
 

@@ -207,7 +207,9 @@ def parts(call: str, name: str, value: Any) -> int:
 def devices(call: str, axis_name: Any, sync_ascent: Any, groups: Any) -> None:
     """Checks what says how several devices work together."""
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    if not names or not all(isinstance(name, Hashable) for name in names):
+    # To JAX's collectives an integer is an axis of the array.
+    fits = all(isinstance(n, Hashable) and not isinstance(n, int) for n in names)
+    if not names or not fits:
         raise TypeError(
             f"{call}(axis_name={axis_name!r}): axis_name must be the name of a mapped "
             f"axis, a tuple of names, or None; got {_describe(axis_name)}."

@@ -139,6 +139,8 @@ def random_mask(
             kept = _draw_coordinates(key, probability, g.shape)
         else:
             kept = jax.random.bernoulli(key, probability)
+        # As many bits as there are coordinates, and sharded as they are.
+        kept = kept | jnp.zeros_like(g, bool)
         return jnp.where(kept, g / jnp.asarray(beta, g.dtype), jnp.zeros_like(g))
 
     def update_fn(updates, state, params=None):

@@ -17,9 +17,10 @@ from jaxtyping import Array, Float, PyTree
 
 from . import _arguments, _checks
 from ._keep import AUTO, checked, keeping
-from ._microbatches import gradient_in_turn, join_aux, losses_in_turn
+from ._microbatches import gradient_in_turn, join_microbatches, losses_in_turn
 from ._residuals import pull_back_rows, split_linearized
 from ._rows import Chosen, cotangent, mean_weights, take
+from ._statistics import mean_of_parts
 
 # What computing can raise, as opposed to tracing: not about `keep`.
 _RUNTIME_ERRORS = (FloatingPointError, jax.errors.JaxRuntimeError)
@@ -119,7 +120,7 @@ def forward(loss: Loss, params: PyTree, batch: PyTree) -> tuple[Float[Array, " N
     if loss.num_microbatches == 1:
         return loss(params, batch)
     losses, aux = losses_in_turn(loss, params, batch, loss.num_microbatches)
-    return losses, join_aux(aux, loss.is_per_example)
+    return losses, _joined(loss, aux)
 
 
 def weighted(
@@ -129,10 +130,15 @@ def weighted(
     if loss.num_microbatches > 1:
         parts = loss.num_microbatches
         losses, aux, gradient = gradient_in_turn(loss, params, batch, weights, parts)
-        return losses, join_aux(aux, loss.is_per_example), uphill(gradient)
+        return losses, _joined(loss, aux), uphill(gradient)
     losses, pull_back, aux = jax.vjp(lambda p: loss(p, batch), params, has_aux=True)
     (gradient,) = pull_back(cotangent(weights, losses))
     return losses, aux, uphill(gradient)
+
+
+def _joined(loss: Loss, aux: PyTree) -> PyTree:
+    """What the microbatches' aux is for the batch: its rows in order, or their mean."""
+    return join_microbatches(aux) if loss.is_per_example else mean_of_parts(aux)
 
 
 def select_later(loss: Loss, params: PyTree, batch: PyTree) -> Pass:

@@ -1,6 +1,8 @@
 """Groups that climb each for itself: on one device, what as many devices would do."""
 
-import contextlib
+import functools
+import math
+import warnings
 from typing import Any
 
 import jax
@@ -10,11 +12,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
 from ._axis import GROUPS, Axis
-from ._microbatches import mean_or_first
 from ._move import Move, Recipe, States, move
 from ._passes import Note, Problem
+from ._placement import placed_as, spec_of, whole
 from ._rows import join_groups, split_groups
 from ._state import SharpnessAwareState
+from ._statistics import mean_of_parts
 
 
 def move_in_groups(
@@ -25,37 +28,61 @@ def move_in_groups(
     extra_args: dict[str, Any],
 ) -> tuple[Move, States]:
     """`move` of every group, and the means of what they come back with."""
-
-    def each(axis: Axis, params: PyTree, state: Any, batch: PyTree) -> tuple[Move, States]:
-        axis = Axis((*axis.names, GROUPS))
-
-        def of_group(rows: PyTree) -> tuple[Move, States]:
-            part = problem._replace(batch=rows, groups=1, axis=axis)
-            return move(recipe, part, params, None, state, extra_args)
-
-        return jax.vmap(of_group, out_axes=(0, None), axis_name=GROUPS)(batch)
-
-    def on_shard(params: PyTree, state: Any, batch: PyTree) -> tuple[Move, States]:
-        names = (*problem.axis.names, shards)
-        if jax.tree.leaves(batch)[0].shape[0] > 1:
-            return each(Axis(names), params, state, batch)
-        # Not by vmap: XLA doesn't keep a convolution with weights per group on the shard.
-        rows = jax.tree.map(lambda x: x[0], batch)
-        part = problem._replace(batch=rows, groups=1, axis=Axis(names))
-        moved, states = move(recipe, part, params, None, state, extra_args)
-        return jax.tree.map(lambda x: x[None], moved), states
-
-    shards = _sharded_over(problem)
-    batch = split_groups(problem.batch, problem.groups)
+    run = functools.partial(_each_group, recipe, problem, extra_args)
+    batch, shards = split_groups(problem.batch, problem.groups), _sharded_over(problem)
     if shards is not None:
-        specs = (P(), P(), P(shards))
-        spread = jax.shard_map(
-            on_shard, in_specs=specs, out_specs=(P(shards), P()), axis_names={shards}
-        )
-        # A loss that has sharding constraints of its own can't be run in there.
-        with contextlib.suppress(ValueError, TypeError, NotImplementedError):
-            return _together(problem, *spread(params, state, batch))
-    return _together(problem, *each(problem.axis, params, state, batch))
+        try:
+            return _together(problem, *_on_shards(run, shards, params, state, batch))
+        except ValueError as error:
+            if "manual" not in str(error).lower():
+                raise
+            warnings.warn(
+                f"{recipe.call}(sync_ascent=False, groups={problem.groups}): the loss "
+                f"constrains shardings over the mesh's axis {shards!r}, so XLA decides "
+                f"where each group runs, and may move examples; constrain it by "
+                f"jax.P() and the like without {shards!r} and without a mesh.",
+                stacklevel=2,
+            )
+    return _together(problem, *run((), params, state, batch))
+
+
+def _each_group(
+    recipe: Recipe,
+    problem: Problem,
+    extra_args: dict[str, Any],
+    names: tuple[Any, ...],
+    params: PyTree,
+    state: Any,
+    batch: PyTree,
+) -> tuple[Move, States]:
+    """`move` of the groups that are here; `names` are the axes that others lie along."""
+    names = (*problem.axis.names, *names)
+
+    def of_group(rows: PyTree, names: Any) -> tuple[Move, States]:
+        part = problem._replace(batch=rows, groups=1, axis=Axis(names))
+        return move(recipe, part, params, None, state, extra_args)
+
+    if jax.tree.leaves(batch)[0].shape[0] > 1:
+        each = functools.partial(of_group, names=(*names, GROUPS))
+        return jax.vmap(each, out_axes=(0, None), axis_name=GROUPS)(batch)
+    # Not by vmap: XLA doesn't keep a convolution with weights per group on its device.
+    moved, states = of_group(jax.tree.map(lambda x: x[0], batch), names)
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], moved), states
+
+
+def _on_shards(
+    run: Any, shards: Any, params: PyTree, state: SharpnessAwareState, batch: PyTree
+) -> tuple[Move, States]:
+    """Runs the groups where they are: no weights of a group leave its device."""
+    spread = jax.shard_map(
+        functools.partial(run, (shards,)),
+        in_specs=(P(), P(), P(shards)),
+        out_specs=(P(shards), P()),
+        axis_names={shards},
+    )
+    moved, states = spread(*whole((params, state)), batch)
+    before = States(state.perturbation, state.ascent, state.descent)
+    return moved, placed_as(states, before)
 
 
 def _sharded_over(problem: Problem) -> Any:
@@ -67,21 +94,18 @@ def _sharded_over(problem: Problem) -> Any:
     mesh = jax.sharding.get_abstract_mesh()
     axes = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
     sizes = {name: size for name, size, kind in axes if kind != AxisType.Manual}
-    specs = [jax.typeof(leaf).sharding.spec for leaf in jax.tree.leaves(problem.batch)]
-    typed = {spec[0] for spec in specs if spec and spec[0] is not None}
+    typed = {spec_of(leaf)[0] for leaf in jax.tree.leaves(problem.batch)} - {None}
     found = typed or {name for name, size in sizes.items() if size > 1}
-    (name, *others) = found or [None]
-    if others or name not in sizes or problem.groups % sizes[name]:
+    if len(found) != 1:
         return None
-    return name
+    (name,) = found
+    return name if problem.groups % sizes.get(name, math.inf) == 0 else None
 
 
 def _together(problem: Problem, moved: Move, states: States) -> tuple[Move, States]:
     descent, told = jax.tree.map(lambda x: jnp.mean(x, axis=0), (moved.descent, moved.told))
-    if problem.loss.is_per_example:
-        aux = join_groups(moved.aux)
-    else:
-        aux = jax.tree.map(mean_or_first, moved.aux)
+    is_per_example = problem.loss.is_per_example
+    aux = join_groups(moved.aux) if is_per_example else mean_of_parts(moved.aux)
     notes = _of_all_groups(moved.climb), _of_all_groups(moved.fall)
     return Move(descent, told, aux, *notes, climbed=None), states
 

@@ -50,7 +50,8 @@ def sam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho` is negative or not finite.
+      ValueError: if `rho` is negative or not finite; if `sync_ascent` is False without
+        `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
     Example:
@@ -127,7 +128,8 @@ def asam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho` or `eta` is negative or not finite.
+      ValueError: if `rho` or `eta` is negative or not finite; if `sync_ascent` is False
+        without `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
     Example:
@@ -208,7 +210,8 @@ def random_sam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho` or `m` is out of range.
+      ValueError: if `rho` or `m` is out of range; if `sync_ascent` is False without
+        `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
     Example:
@@ -290,7 +293,8 @@ def k_sam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho`, `k` or `skip` is out of range.
+      ValueError: if `rho`, `k` or `skip` is out of range; if `sync_ascent` is False without
+        `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
     Example:
@@ -379,7 +383,8 @@ def esam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho`, `beta` or `gamma` is out of range, or `mask_per` another word.
+      ValueError: if `rho`, `beta` or `gamma` is out of range, or `mask_per` another word;
+        if `sync_ascent` is False without `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
     Example:

@@ -23,7 +23,7 @@ def losses_in_turn(
 ) -> tuple[Float[Array, " N"], Any]:
     """The losses of all examples, and the microbatches' aux stacked."""
     losses, aux = jax.lax.map(lambda part: loss(params, part), _split(batch, parts))
-    return _join(losses), aux
+    return join_microbatches(losses), aux
 
 
 def gradient_in_turn(
@@ -45,17 +45,7 @@ def gradient_in_turn(
     start = jax.tree.map(lambda p: jnp.zeros_like(widen(p)), params)
     total, (losses, aux) = jax.lax.scan(add, start, _split((batch, weights), parts))
     gradient = jax.tree.map(lambda t, p: t.astype(p.dtype), total, params)
-    return _join(losses), aux, gradient
-
-
-def join_aux(aux: PyTree, is_per_example: bool) -> PyTree:
-    """What the microbatches' aux is for the batch: its rows in order, or their mean.
-
-    What can't be averaged, such as an integer, is the first microbatch's.
-    """
-    if is_per_example:
-        return jax.tree.map(_join, aux)
-    return jax.tree.map(mean_or_first, aux)
+    return join_microbatches(losses), aux, gradient
 
 
 def _split(tree: PyTree, parts: int) -> PyTree:
@@ -64,15 +54,6 @@ def _split(tree: PyTree, parts: int) -> PyTree:
     )
 
 
-def _join(x: Array) -> Array:
-    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
-
-
-def mean_or_first(x: Array) -> Array:
-    """The mean over the first axis if `x` can be averaged, else its first row."""
-    return jnp.mean(x, axis=0) if can_average(x) else x[0]
-
-
-def can_average(x: Any) -> bool:
-    """Whether `x` is an array of floats; a number that isn't an array is a constant."""
-    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)
+def join_microbatches(tree: PyTree) -> PyTree:
+    """Undoes the cut: `(parts, N / parts, ...)` to `(N, ...)`, rows in order again."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)

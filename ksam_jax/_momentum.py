@@ -42,8 +42,9 @@ def momentum_sam(
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
       axis_name: the mapped axis, or axes, over which devices run this step on examples of
         their own; None on one device.
-      sync_ascent: of no effect but on `info`: the climb goes along averaged steps, and
-        costs no collective.
+      sync_ascent: the climb goes along averaged steps and costs no collective either way;
+        with False `info` is the mean of the devices' own, and in groups loss_fn sees one
+        at a time.
       groups: equal parts of the batch, each selected from by itself as a device's examples
         are; None for one.
       num_microbatches: how many parts the batch is run in, one after the other, to save
@@ -54,7 +55,8 @@ def momentum_sam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho` or `decay` is out of range.
+      ValueError: if `rho` or `decay` is out of range; if `sync_ascent` is False without
+        `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
     Example:
@@ -131,8 +133,9 @@ def k_momentum_sam(
       perturbed_dtype: dtype of the perturbed weights; jnp.float32 for bfloat16 ones.
       axis_name: the mapped axis, or axes, over which devices run this step on examples of
         their own; None on one device.
-      sync_ascent: of no effect but on `info`: the climb goes along averaged steps, and
-        costs no collective.
+      sync_ascent: the climb goes along averaged steps and costs no collective either way;
+        with False `info` is the mean of the devices' own, and in groups loss_fn sees one
+        at a time.
       groups: equal parts of the batch, each selected from by itself as a device's examples
         are; None for one.
       num_microbatches: how many parts the batch is run in, one after the other, to save
@@ -143,7 +146,8 @@ def k_momentum_sam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho`, `k`, `decay` or `skip` is out of range.
+      ValueError: if `rho`, `k`, `decay` or `skip` is out of range; if `sync_ascent` is
+        False without `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
     Example:

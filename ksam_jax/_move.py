@@ -33,6 +33,13 @@ class Recipe(NamedTuple):
     perturbed_dtype: Any
     sync_ascent: bool
 
+    @property
+    def selects(self) -> bool:
+        """Whether one of the passes runs on examples that it chooses."""
+        climb = self.ascent.selection
+        chooses = self.descent.choose, climb and climb.choose
+        return any(choose is not None for choose in chooses)
+
 
 class Climbed(NamedTuple):
     """What all devices share of a synchronized climb."""
@@ -82,7 +89,7 @@ def move(
     climb = _climb(recipe, problem, params, given, flags, state.ascent)
     perturbation = masked(recipe.perturbation, flags)
     if not recipe.sync_ascent:
-        _refuse_memory(recipe, perturbation, climb.gradient, state, params)
+        _refuse_memory(recipe, perturbation, climb.gradient, state, params, extra_args)
     epsilon, perturbation_state = perturbation.update(
         climb.gradient, state.perturbation, params, **extra_args
     )
@@ -148,11 +155,12 @@ def _refuse_memory(
     gradient: PyTree,
     state: SharpnessAwareState,
     params: PyTree,
+    extra_args: dict[str, Any],
 ) -> None:
     """Checks that no device would remember its own gradients in a state that all share."""
 
     def next_state(params: PyTree, gradient: PyTree) -> PyTree:
-        return perturbation.update(gradient, state.perturbation, params)[1]
+        return perturbation.update(gradient, state.perturbation, params, **extra_args)[1]
 
     batched = jax.tree.map(lambda g: g[None], gradient)
     if any(depends_on_example(next_state, params, batched)):

@@ -106,12 +106,13 @@ def _choose(
     assert selection.choose is not None
     choose, (loss, _, groups, axis) = selection.choose, problem
     if groups == 1:
-        chosen, state = choose(evidence._replace(group=axis.index()), state)
+        group = axis.index if axis.size > 1 else None
+        chosen, state = choose(evidence._replace(group=group), state)
     else:
         inner = Axis((*axis.names, GROUPS))
 
         def of_group(evidence: Evidence) -> tuple[Chosen, Any]:
-            return choose(evidence._replace(group=inner.index()), state)
+            return choose(evidence._replace(group=inner.index), state)
 
         each_group = jax.vmap(of_group, out_axes=(0, None), axis_name=GROUPS)
         chosen, state = each_group(split_groups(evidence, groups))

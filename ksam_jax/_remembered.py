@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from . import _checks
+from ._placement import sharding_for
 from ._rows import take
 from ._selection import Selection, top_k
 
@@ -113,7 +114,9 @@ def _scores(
     losses: Float[Array, " num_examples"], numbers: Int[Array, " N"]
 ) -> Float[Array, " N"]:
     """Remembered losses to rank by: examples not used yet first, bad ones last."""
-    known = losses.at[numbers].get(mode="fill", fill_value=jnp.nan)
+    known = losses.at[numbers].get(
+        mode="fill", fill_value=jnp.nan, out_sharding=sharding_for(numbers)
+    )
     # A batch of bad ones alone gets another try.
     known = jnp.where(jnp.all(jnp.isnan(known)), jnp.inf, known)
     return jnp.where(jnp.isposinf(known), jnp.finfo(known.dtype).max, known)

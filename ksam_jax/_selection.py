@@ -28,13 +28,13 @@ class Evidence(NamedTuple):
       batch: the examples.
       clean: their losses at the unperturbed weights.
       perturbed: their losses at the perturbed weights.
-      group: the number of this device or group; None if there is only one.
+      group: tells the number of this device or group; None if there is only one.
     """
 
     batch: PyTree
     clean: Float[Array, " N"] | None = None
     perturbed: Float[Array, " N"] | None = None
-    group: Int[Array, ""] | None = None
+    group: Callable[[], Int[Array, ""]] | None = None
 
     @property
     def num_examples(self) -> int:
@@ -269,7 +269,7 @@ def draw_subset(count: _checks.ExampleCount, seed: Any) -> Selection:
         size = evidence.number(count)
         key = step_key(seed, state)
         if evidence.group is not None:
-            key = jax.random.fold_in(key, evidence.group)
+            key = jax.random.fold_in(key, evidence.group())
         order = jax.random.permutation(key, evidence.num_examples)
         return Chosen(order[:size], jnp.ones((size,), bool)), advance(state)
 

@@ -2,18 +2,17 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ._groups import move_in_groups
 from ._info import as_info, geometry
 from ._mask import perturbed_leaves
-from ._microbatches import can_average
-from ._move import Move, Recipe, move
+from ._move import Recipe, move
 from ._passes import Note, Problem
 from ._selection import Selection
 from ._state import SharpnessAwareState
+from ._statistics import mean_with
 
 
 def take_step(
@@ -30,7 +29,12 @@ def take_step(
     else:
         moved, states = move(recipe, problem, params, given, state, extra_args)
     # The one collective of a step, but for that of a synchronized climb.
-    descent, told, aux = _averaged(problem, moved)
+    found, aux = (moved.descent, moved.told), moved.aux
+    if problem.loss.is_per_example:
+        # One row per example, which stays with it.
+        descent, told = problem.axis.mean(found)
+    else:
+        (descent, told), aux = mean_with(problem.axis, found, aux)
     flags = perturbed_leaves(recipe.call, recipe.mask, params)
     if moved.climbed is not None:
         shared = geometry(
@@ -45,19 +49,6 @@ def take_step(
         as_info(told),
         aux,
     )
-
-
-def _averaged(problem: Problem, moved: Move) -> tuple[PyTree, Array, PyTree]:
-    """Means over the devices; of aux what can be averaged and isn't one row per example."""
-    leaves, treedef = jax.tree.flatten(moved.aux)
-    means = {
-        i: leaf
-        for i, leaf in enumerate(leaves)
-        if not problem.loss.is_per_example and can_average(leaf)
-    }
-    descent, told, means = problem.axis.mean((moved.descent, moved.told, means))
-    aux = treedef.unflatten([means.get(i, leaf) for i, leaf in enumerate(leaves)])
-    return descent, told, aux
 
 
 def _learned(

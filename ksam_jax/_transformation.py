@@ -69,6 +69,10 @@ def transformation(
         batch = _arguments.batch_arrays(batch)
         _arguments.bound(call, axis)
         _arguments.divides(call, batch, groups, num_microbatches)
+        if recipe.selects or (groups > 1 and not sync_ascent):
+            _arguments.selects_on_shards(call, batch, groups)
+        if not sync_ascent:
+            _arguments.device_s_own(call, given, batch, axis)
         loss = Loss(loss_fn, has_aux, num_microbatches)
         problem = Problem(loss, batch, groups, axis)
         gradient, state = take_step(recipe, problem, params, given, state, extra_args)

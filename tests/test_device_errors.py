@@ -82,6 +82,11 @@ def test_an_axis_name_must_be_a_name(name):
         METHODS[name](axis_name=["data"])
 
 
+def test_an_axis_name_is_no_axis_of_an_array():
+    with pytest.raises(TypeError, match=says("k_sam(axis_name=0)", "name of a mapped")):
+        ksam_jax.k_sam(axis_name=0)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_whether_the_climb_is_synchronized_must_be_a_bool(name):
     with pytest.raises(TypeError, match=says(f"{name}(sync_ascent=0)", "True or False")):
@@ -117,6 +122,23 @@ def test_a_schedule_is_no_memory_of_gradients():
     tx = ksam_jax.sharpness_aware(climb, groups=2, sync_ascent=False)
     gradient, _ = update(tx)
     assert gradient.shape == (3,)
+
+
+def test_a_perturbation_gets_its_extra_arguments_when_climbing_apart():
+    def scaled(updates: Any, state: Any, params: Any = None, *, strength: Any, **_: Any):
+        del params
+        return jax.tree.map(lambda g: strength * g, updates), state
+
+    empty = optax.EmptyState()
+    update_fn: Any = scaled
+    climb = optax.GradientTransformationExtraArgs(lambda params: empty, update_fn)
+    tx: Any = ksam_jax.sharpness_aware(climb, groups=2, sync_ascent=False)
+
+    def step(w: Any, batch: Any) -> Any:
+        state = tx.init(w)
+        return tx.update(None, state, w, loss_fn=losses, batch=batch, strength=0.1)[0]
+
+    assert jax.eval_shape(step, jnp.ones(3), jnp.ones((N, 3))).shape == (3,)
 
 
 # ------------------------------------------------------------------------- update

@@ -16,6 +16,7 @@ import optax
 import oracles
 import pytest
 from jax import lax
+from problems import quick_jit
 
 import ksam_jax
 
@@ -29,12 +30,6 @@ DATA_SET = 26  # examples that the batches draw from, for the methods with a mem
 def float64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
-
-
-# A run is compiled once and takes milliseconds: don't let XLA optimize it.
-quickly_compiled = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 
 # ------------------------------------------------- the same network, in JAX
@@ -117,7 +112,7 @@ def train(method: Any, loss_fn: Callable[..., Any]) -> Trained:
         params = optax.apply_updates(params, updates)
         return (params, state), ksam_jax.get_info(state)
 
-    @quickly_compiled
+    @quick_jit
     def run(params: Any, batches: Any) -> Trained:
         (params, _), info = lax.scan(step, (params, tx.init(params)), batches)
         return Trained(params, info)
@@ -128,7 +123,7 @@ def train(method: Any, loss_fn: Callable[..., Any]) -> Trained:
 def one_step(method: Any, params: Any, loss_fn: Any, batch: Any) -> Any:
     """The first gradient and the state after it."""
 
-    @quickly_compiled
+    @quick_jit
     def step(params: Any, batch: Any) -> Any:
         state = method.init(params)
         return method.update(None, state, params, loss_fn=loss_fn, batch=batch)
@@ -494,7 +489,7 @@ def test_a_gradient_handed_in_gives_the_same_step():
     batch = jax.tree.map(lambda leaf: leaf[0], stacked())
     tx = ksam_jax.sam(rho=0.3)
 
-    @quickly_compiled
+    @quick_jit
     def from_a_gradient(params: Any, batch: Any) -> Any:
         given = jax.grad(lambda p: batch_losses(p, batch).mean())(params)
         return tx.update(given, tx.init(params), params, loss_fn=batch_losses, batch=batch)

@@ -15,6 +15,8 @@ KINDS = (
     "ragged-all-to-all",
 )
 _OPERATION = re.compile(rf"= (.+?) ({'|'.join(KINDS)})(-start)?\(")
+_COMPUTATION = re.compile(r"(?:ENTRY )?%(\S+) \(.*\{$")
+_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _ARRAY = re.compile(r"(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 
 
@@ -35,19 +37,49 @@ class Collective(NamedTuple):
 
 
 def collectives(compiled: Any) -> list[Collective]:
-    """All of a compiled program's, in the order of its text."""
+    """All that a compiled program runs, those in a loop as often as the loop turns."""
     return in_hlo(compiled.as_text())
 
 
 def in_hlo(text: str) -> list[Collective]:
-    """The collectives in HLO text; of one that starts and ends apart the start."""
+    """The collectives in HLO text; of one that starts and ends apart the start.
+
+    Raises:
+      ValueError: if one is in a loop of which XLA doesn't know how often it turns.
+    """
     found = []
-    for line in text.splitlines():
-        match = _OPERATION.search(line)
-        if match:
-            arrays = [_size(*array) for array in _ARRAY.findall(match[1])]
-            found.append(_collective(match[2], arrays, is_start=match[3] is not None))
+    for name, lines in _computations(text).items():
+        own = [match for line in lines if (match := _OPERATION.search(line))]
+        times = _turns(text, name) if own else 0
+        found += [_read(match) for match in own] * times
     return found
+
+
+def _computations(text: str) -> dict[str, list[str]]:
+    """The lines of each computation; those before the first one by the name ""."""
+    found, name = {"": []}, ""
+    for line in text.splitlines():
+        head = _COMPUTATION.match(line)
+        name = head[1] if head else name
+        found.setdefault(name, []).append(line)
+    return found
+
+
+def _turns(text: str, name: str) -> int:
+    """How often the computation runs: as often as the loops turn that it is the body of."""
+    for caller, lines in _computations(text).items():
+        for line in lines:
+            if name and re.search(rf"body=%{re.escape(name)}\b", line):
+                trips = _TRIPS.search(line)
+                if trips is None:
+                    raise ValueError(f"nobody knows how often the loop {name} turns")
+                return int(trips[1]) * _turns(text, caller)
+    return 1
+
+
+def _read(match: re.Match[str]) -> Collective:
+    arrays = [_size(*array) for array in _ARRAY.findall(match[1])]
+    return _collective(match[2], arrays, is_start=match[3] is not None)
 
 
 def _collective(

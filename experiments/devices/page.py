@@ -19,7 +19,11 @@ TITLES = {
 def sent(content: Content) -> Table:
     """Of each method: collectives and bytes, by the formula and as counted."""
     counted = content["counted"]
-    headers = ("a device sends, per step", "formula", *(TITLES[way] for way in WAYS))
+    headers = (
+        "collectives of a step, size of their arrays",
+        "formula",
+        *(TITLES[way] for way in WAYS),
+    )
     rows = []
     for name, method in METHODS.items():
         model = formulas.Model(counted["model"], counted["parameters"], 0)

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,6 +27,10 @@ DEVICES, STEPS, BATCH = 8, 6, 40
 TRAINING = ("--steps", str(STEPS), "--batch-size", str(BATCH), "--seed", "3")
 HEARTBEAT = 4
 SECONDS = 60  # For anything: far more than it takes.
+CACHE = tempfile.TemporaryDirectory()
+
+# So that the cache serves all of them.
+pytestmark = pytest.mark.xdist_group("launch")
 
 
 # -------------------------------------------------------------------- many processes
@@ -39,6 +44,9 @@ def environment(devices):
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        # Most of what a process compiles another one has compiled before.
+        "JAX_COMPILATION_CACHE_DIR": CACHE.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
         "PYTHONPATH": str(ROOT),
     }
     return kept | given
