@@ -100,6 +100,7 @@ def _counted(config: Config) -> Mapping[str, Any]:
     task = make_task(workload.build("float32"))
     params, _ = jax.eval_shape(task.init, jax.random.key(0))
     cases = [("", 1), *((way, config.devices) for way in spread.WAYS)]
+    sharded_arrays, sharded_share = spread.sharded_share(task, config.devices)
     console, rows = progress.console(), []
     for name, method in spread.METHODS.items():
         for way, devices in cases:
@@ -112,6 +113,8 @@ def _counted(config: Config) -> Mapping[str, Any]:
         "devices": config.devices,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "arrays": len(jax.tree.leaves(params)),
+        "sharded_arrays": sharded_arrays,
+        "sharded_share": sharded_share,
         "rows": rows,
     }
 

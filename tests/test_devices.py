@@ -234,7 +234,7 @@ CASES = {
         lambda: device_oracles.remembered_momentum_sam(rising_by_hand, 0.4, numbers()),
     ),
 }
-MAIN = ("k_sam", "esam", "random_sam")
+MAIN = ("k_sam", "random_sam")
 
 
 @functools.cache

@@ -91,7 +91,7 @@ def losses_and_k(draw: st.DrawFn) -> tuple[list[float], Any]:
 # ------------------------------------------------------------------ top_k_mask
 
 
-@hypothesis.settings(max_examples=120)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(losses_and_k())
 @hypothesis.example(([NAN], 1))
 @hypothesis.example(([0.0, -0.0], 1))

@@ -75,7 +75,10 @@ def note(content: Content) -> str:
     return (
         f"Counted in XLA's program for {counted['devices']} virtual CPU devices: "
         f"{counted['model']}, {counted['parameters']:,} parameters in "
-        f"{counted['arrays']} arrays, a batch of {counted['batch']}. {how(content)}"
+        f"{counted['arrays']} arrays, a batch of {counted['batch']}. FSDP spreads "
+        f"{counted['sharded_arrays']} arrays with {counted['sharded_share']:.1%} of the "
+        f"parameters along their longest axis, and the optimizer's state with them; the "
+        f"step returns them as they came. {how(content)}"
     )
 
 

@@ -2,7 +2,8 @@
 
 - "shard_map": weights on every device, `jax.shard_map` over the batch;
 - "jit": weights on every device, `jax.jit` with a sharded batch and `groups`;
-- "fsdp": the same with the weights and the optimizer's state sharded as well.
+- "fsdp": the same with the weights and the optimizer's state sharded as well, and a loss
+  that gathers the weights where it uses them.
 """
 
 from collections.abc import Callable
@@ -85,7 +86,7 @@ def compiled(
     mesh = data_mesh(devices)
     params, _ = jax.eval_shape(task.init, jax.random.key(0))
     batch = random_batch(workload, workload.batch_size)
-    loss_fn = task.loss_fn(None, keep)
+    loss_fn = _loss(task, keep, gathers=way == "fsdp")
     tx, step = _step(METHODS[name], way if devices > 1 else "", devices, loss_fn)
     weights = jax.eval_shape(lambda p: (p, tx.init(p)), params)
     if devices > 1 and way == "shard_map":
@@ -101,6 +102,27 @@ def compiled(
     )
     with jax.set_mesh(mesh):
         return program.lower(*weights, batch).compile()
+
+
+def _loss(task: Task, keep: str, *, gathers: bool) -> Any:
+    loss_fn: Any = task.loss_fn(None, keep)
+    if not gathers:
+        return loss_fn
+
+    def example_loss(params: PyTree, example: Any) -> Array:
+        whole = jax.tree.map(lambda w: jax.lax.with_sharding_constraint(w, P()), params)
+        return loss_fn.example_loss(whole, example)
+
+    return ksam_jax.per_example(example_loss, keep=loss_fn.keep)
+
+
+def sharded_share(task: Task, devices: int) -> tuple[int, float]:
+    """How many of the arrays FSDP spreads, and the share of the weights in them."""
+    params, _ = jax.eval_shape(task.init, jax.random.key(0))
+    place = partial(_placement, data_mesh(devices), True)
+    leaves = jax.tree.leaves(params)
+    spread = [leaf.size for leaf in leaves if place(leaf).spec != P()]
+    return len(spread), sum(spread) / sum(leaf.size for leaf in leaves)
 
 
 def _step(method: Method, way: str, devices: int, loss_fn: Any) -> tuple[Any, Step]:
