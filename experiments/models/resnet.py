@@ -1,17 +1,12 @@
 """ResNet-18 for small images, with BatchNorm or GroupNorm."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-# (features, rngs=...) -> a layer that normalizes.
-Norm = Callable[..., Any]
-
-_he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+from experiments.models.layers import Norm, conv, norms
 
 
 class ResNet(nnx.Module):
@@ -44,12 +39,12 @@ class ResNet(nnx.Module):
           classes: number of logits.
           widths: channels of each stage.
           blocks: residual blocks of each stage.
-          norm: "batch" or "group" (of 32 groups, or as many as there are channels).
+          norm: "batch" or "group"; see `layers.norms`.
           dtype: of the computation; the parameters are float32, and so is the head.
           rngs: random streams for the initial weights.
         """
-        normalize = _norms(dtype)[norm]
-        self.stem = _conv(image_shape[-1], widths[0], 3, 1, dtype, rngs)
+        normalize = norms(dtype)[norm]
+        self.stem = conv(image_shape[-1], widths[0], 3, 1, dtype, rngs)
         self.norm = normalize(widths[0], rngs=rngs)
         self.blocks = nnx.List()
         entering = widths[0]
@@ -84,13 +79,13 @@ class BasicBlock(nnx.Module):
         dtype: DTypeLike | None,
         rngs: nnx.Rngs,
     ):
-        self.conv1 = _conv(before, after, 3, stride, dtype, rngs)
+        self.conv1 = conv(before, after, 3, stride, dtype, rngs)
         self.norm1 = norm(after, rngs=rngs)
-        self.conv2 = _conv(after, after, 3, 1, dtype, rngs)
+        self.conv2 = conv(after, after, 3, 1, dtype, rngs)
         self.norm2 = norm(after, rngs=rngs)
         self.is_projected = stride != 1 or before != after
         if self.is_projected:
-            self.projection = _conv(before, after, 1, stride, dtype, rngs)
+            self.projection = conv(before, after, 1, stride, dtype, rngs)
             self.projection_norm = norm(after, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -98,34 +93,3 @@ class BasicBlock(nnx.Module):
         shortcut = self.projection_norm(self.projection(x)) if self.is_projected else x
         x = jax.nn.relu(self.norm1(self.conv1(x)))
         return jax.nn.relu(shortcut + self.norm2(self.conv2(x)))
-
-
-def _conv(
-    before: int,
-    after: int,
-    size: int,
-    stride: int,
-    dtype: DTypeLike | None,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    # A padding that is the same on both sides, as in the paper, whatever the stride.
-    padding = [(size // 2, size // 2)] * 2
-    return nnx.Conv(
-        before,
-        after,
-        (size, size),
-        strides=(stride, stride),
-        padding=padding,
-        use_bias=False,
-        kernel_init=_he_normal,
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
-def _norms(dtype: DTypeLike | None) -> dict[str, Norm]:
-    def group(features: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
-        groups = min(32, features)
-        return nnx.GroupNorm(features, num_groups=groups, dtype=dtype, rngs=rngs)
-
-    return {"batch": partial(nnx.BatchNorm, momentum=0.9, dtype=dtype), "group": group}
