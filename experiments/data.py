@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from experiments.cli import UsageError
+from experiments.cli import UsageError, one_of
+
+# Names of TFDS -> as written in tables and plots.
+TITLES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+}
 
 
 class Examples(NamedTuple):
@@ -65,8 +73,9 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     """Opens a dataset by name.
 
     Raises:
-      UsageError: if it isn't prepared in `data_dir`.
+      UsageError: if there is no such dataset, or it isn't prepared in `data_dir`.
     """
+    one_of("dataset", name, ("digits", *TITLES))
     return _digits() if name == "digits" else _tfds(name, data_dir)
 
 
@@ -94,7 +103,7 @@ def _tfds(name: str, data_dir: Path | None) -> Dataset:
     features = info.features
     jpeg = _is_jpeg(Path(info.data_dir))
     # The official CIFAR-10 is lossless: accuracies on JPEG pixels aren't comparable.
-    title = {"mnist": "MNIST", "cifar10": "CIFAR-10"}[name] + (" (JPEG)" if jpeg else "")
+    title = TITLES[name] + (" (JPEG)" if jpeg else "")
     return Dataset(
         title=title,
         source=f"tensorflow_datasets {info.full_name}" + (", JPEG images" * jpeg),

@@ -19,13 +19,18 @@ def test_digits(digits):
     assert digits.official_test is None
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize("name", data.TITLES)
 def test_missing_data_names_the_folder_and_the_command(tmp_path, name):
     with pytest.raises(UsageError, match="is not prepared in") as caught:
         data.load(name, tmp_path)
     line = str(caught.value)
     assert f"tfds build {name} --file_format array_record --data_dir {tmp_path}" in line
     assert "\n" not in line
+
+
+def test_a_dataset_that_nobody_knows_is_told_with_those_that_are_known():
+    with pytest.raises(UsageError, match=r"unknown dataset 'cifar11'.*mean 'cifar10'"):
+        data.load("cifar11")
 
 
 @pytest.mark.parametrize(
