@@ -1,9 +1,16 @@
 """Strict everywhere: promotion, shapes and types of the library's own annotations."""
 
+import os
+
 import jax
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# Tests compile far more than they compute; XLA reads this when it first compiles.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+)
 
 # Before the first import of the library, so that every annotation in it is checked.
 install_import_hook("ksam_jax", "beartype.beartype")
