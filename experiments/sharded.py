@@ -12,9 +12,12 @@ from jaxtyping import Int, PyTree
 DATA = "data"
 
 
-def data_mesh() -> Mesh:
-    """All devices of all processes, along one axis."""
-    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+def data_mesh(devices: int | None = None) -> Mesh:
+    """The devices of all processes along one axis: all, or so many of them."""
+    chosen = jax.devices()[:devices]
+    return jax.make_mesh(
+        (len(chosen),), (DATA,), axis_types=(AxisType.Auto,), devices=chosen
+    )
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " n"]:

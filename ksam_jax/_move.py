@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from . import _arguments
 from ._ascent import Ascent
 from ._info import geometry, mean_losses
-from ._mask import masked, only, perturbed_leaves
+from ._mask import masked, only
 from ._passes import GradientPass, Note, Problem, gradient_pass, perturb
 from ._residuals import depends_on_example
 from ._selection import Evidence, Selection
@@ -23,13 +23,17 @@ from ._state import SharpnessAwareState
 
 
 class Recipe(NamedTuple):
-    """A method: its answers to the three questions, and how they are carried out."""
+    """A method: its answers to the three questions, and how they are carried out.
+
+    Attributes:
+      flags: which parameters are perturbed, one bool per leaf; None for all.
+    """
 
     call: str
     perturbation: optax.GradientTransformation
     ascent: Ascent
     descent: Selection
-    mask: Any
+    flags: PyTree | None
     perturbed_dtype: Any
     sync_ascent: bool
 
@@ -85,8 +89,8 @@ def move(
     extra_args: dict[str, Any],
 ) -> tuple[Move, States]:
     """Climbs, moves and looks back, without learning from it yet."""
-    flags = perturbed_leaves(recipe.call, recipe.mask, params)
-    climb = _climb(recipe, problem, params, given, flags, state.ascent)
+    flags = recipe.flags
+    climb = _climb(recipe, problem, params, given, state.ascent)
     perturbation = masked(recipe.perturbation, flags)
     if not recipe.sync_ascent:
         _refuse_memory(recipe, perturbation, climb.gradient, state, params, extra_args)
@@ -112,13 +116,12 @@ def _climb(
     problem: Problem,
     params: PyTree,
     given: PyTree | None,
-    flags: PyTree | None,
     state: Any,
 ) -> GradientPass:
     """The gradient to climb along, computed or given, averaged if it is to be."""
     look_first = problem.loss.has_aux or _needs_clean(recipe)
     local = problem.axis.varying(params)
-    climb = recipe.ascent.run(problem, local, given, flags, state, look_first)
+    climb = recipe.ascent.run(problem, local, given, recipe.flags, state, look_first)
     if recipe.ascent.selection is None or not recipe.sync_ascent:
         return climb
     return climb._replace(gradient=problem.axis.mean(climb.gradient))

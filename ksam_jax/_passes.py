@@ -1,5 +1,6 @@
 """The two passes of a step, and the move between them."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -69,7 +70,7 @@ def gradient_pass(
     params: PyTree,
     selection: Selection,
     state: Any,
-    see: Any,
+    see: Callable[[Any], Evidence],
     look_first: bool,
     chosen: Chosen | None = None,
 ) -> GradientPass:

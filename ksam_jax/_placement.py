@@ -4,20 +4,20 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
 
 def whole(tree: PyTree) -> PyTree:
     """The same on every device. (With Auto axes XLA sees to that by itself.)"""
-    return jax.tree.map(lambda x: _placed(x, P()) if any(spec_of(x)) else x, tree)
+    return jax.tree.map(lambda x: reshard(x, P()) if any(spec_of(x)) else x, tree)
 
 
 def placed_as(tree: PyTree, like: PyTree) -> PyTree:
     """Where the leaves of `like` live."""
     return jax.tree.map(
-        lambda x, y: _placed(x, spec_of(y)) if any(spec_of(y)) else x, tree, like
+        lambda x, y: reshard(x, spec_of(y)) if any(spec_of(y)) else x, tree, like
     )
 
 
@@ -42,7 +42,3 @@ def _parts(leaf: Any) -> int:
     entry = spec_of(leaf)[0]
     names = entry if isinstance(entry, tuple) else (entry,)
     return math.prod(sizes[name] for name in names if name is not None)
-
-
-def _placed(x: Any, spec: P) -> Any:
-    return jax.sharding.reshard(x, spec)

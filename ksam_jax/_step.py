@@ -7,7 +7,6 @@ from jaxtyping import PyTree
 
 from ._groups import move_in_groups
 from ._info import as_info, geometry
-from ._mask import perturbed_leaves
 from ._move import Recipe, move
 from ._passes import Note, Problem
 from ._selection import Selection
@@ -35,7 +34,7 @@ def take_step(
         descent, told = problem.axis.mean(found)
     else:
         (descent, told), aux = mean_with(problem.axis, found, aux)
-    flags = perturbed_leaves(recipe.call, recipe.mask, params)
+    flags = recipe.flags
     if moved.climbed is not None:
         shared = geometry(
             flags, moved.climbed.gradient, descent, moved.climbed.applied, state.info

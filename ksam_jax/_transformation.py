@@ -40,7 +40,7 @@ def transformation(
     num_microbatches = _checks.parts(call, "num_microbatches", num_microbatches)
     axis = named(axis_name)
     recipe = Recipe(
-        call, perturbation, climbing(ascent), descent, mask, perturbed_dtype, sync_ascent
+        call, perturbation, climbing(ascent), descent, None, perturbed_dtype, sync_ascent
     )
 
     def init_fn(params):
@@ -75,7 +75,8 @@ def transformation(
             _arguments.device_s_own(call, given, batch, axis)
         loss = Loss(loss_fn, has_aux, num_microbatches)
         problem = Problem(loss, batch, groups, axis)
-        gradient, state = take_step(recipe, problem, params, given, state, extra_args)
+        here = recipe._replace(flags=perturbed_leaves(call, mask, params))
+        gradient, state = take_step(here, problem, params, given, state, extra_args)
         return _cast_like(gradient, params), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 KINDS = (
@@ -47,10 +47,10 @@ def in_hlo(text: str) -> list[Collective]:
     Raises:
       ValueError: if one is in a loop of which XLA doesn't know how often it turns.
     """
-    found = []
-    for name, lines in _computations(text).items():
+    found, computations = [], _computations(text)
+    for name, lines in computations.items():
         own = [match for line in lines if (match := _OPERATION.search(line))]
-        times = _turns(text, name) if own else 0
+        times = _turns(computations, name) if own else 0
         found += [_read(match) for match in own] * times
     return found
 
@@ -65,15 +65,15 @@ def _computations(text: str) -> dict[str, list[str]]:
     return found
 
 
-def _turns(text: str, name: str) -> int:
+def _turns(computations: Mapping[str, Sequence[str]], name: str) -> int:
     """How often the computation runs: as often as the loops turn that it is the body of."""
-    for caller, lines in _computations(text).items():
+    for caller, lines in computations.items():
         for line in lines:
             if name and re.search(rf"body=%{re.escape(name)}\b", line):
                 trips = _TRIPS.search(line)
                 if trips is None:
                     raise ValueError(f"nobody knows how often the loop {name} turns")
-                return int(trips[1]) * _turns(text, caller)
+                return int(trips[1]) * _turns(computations, caller)
     return 1
 
 

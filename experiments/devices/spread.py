@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PyTree
 
@@ -22,6 +22,7 @@ import ksam_jax
 from experiments.benchmarking.task import Batch, Task, random_batch
 from experiments.configs.benchmark import Workload
 from experiments.devices import formulas
+from experiments.sharded import data_mesh
 
 WAYS = ("shard_map", "jit", "fsdp")
 BASE = optax.sgd(1e-3, momentum=0.9)
@@ -67,16 +68,6 @@ METHODS = {
     ),
     "k_momentum_sam": Method("K-Momentum-SAM, k = 1/4", _K_MOMENTUM_SAM, formulas.BY_PAST),
 }
-
-
-def data_mesh(devices: int) -> Mesh:
-    """A mesh whose one axis is "data"."""
-    return jax.make_mesh(
-        (devices,),
-        ("data",),
-        axis_types=(AxisType.Auto,),
-        devices=jax.devices()[:devices],
-    )
 
 
 def compiled(
