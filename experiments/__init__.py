@@ -2,9 +2,13 @@
 
 - `python -m experiments.compare` trains every method and prints the comparison.
 - `python -m experiments.search` chooses each method's hyperparameters on validation.
+- `python -m experiments.train` trains one model by one method, from a named config.
+- `python -m experiments.reproduce` trains a table of configs, beside published values.
+- `python -m experiments.throughput` measures the input pipeline beside the step.
 - `python -m experiments.benchmark` measures what a step of each method costs.
 - `python -m experiments.largest_batch` finds what fits into memory.
 - `python -m experiments.batchnorm` compares three gradients behind BatchNorm.
+- `python -m experiments.scaling` counts what several devices send, compute and keep.
 - `python -m experiments.figures` copies measured figures into README.md and docs.
 
 Nothing in ksam_jax imports from here.

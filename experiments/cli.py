@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 import textwrap
+import typing
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,20 +23,45 @@ class UsageError(Exception):
     """Something the user can put right; its text is the one line they see."""
 
 
+class RunError(Exception):
+    """Something that ends a run; its text is the one line that says why.
+
+    Attributes:
+      status: what the process exits with.
+      label: what is printed before the text.
+    """
+
+    status = 1
+    label = "error: "
+
+
 def parse(
-    config: type[Config], argv: Sequence[str] | None, prog: str, description: str
+    config: type[Config],
+    argv: Sequence[str] | None,
+    prog: str,
+    description: str,
+    default: Config | None = None,
 ) -> Config:
     """Reads `config` from the command line.
+
+    Args:
+      config: a dataclass of options.
+      argv: the command line; None: the process's.
+      prog: what starts the program.
+      description: for --help.
+      default: what options that aren't given are; None: the dataclass's own defaults.
 
     Raises:
       UsageError: if an option is unknown or its value can't be read.
     """
+    given: dict[str, Any] = {} if default is None else {"default": default}
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             result, unknown = tyro.cli(
                 config,
                 args=argv,
+                **given,
                 prog=prog,
                 # tyro joins lines into endless ones, except those that start with a space.
                 description=textwrap.indent(description, " "),
@@ -46,11 +72,25 @@ def parse(
             raise
         raise UsageError(_message(said.getvalue())) from None
     if unknown:
-        known: Any = config
-        names = [field.name for field in dataclasses.fields(known)]
-        options = [f"--{name.replace('_', '-')}" for name in names]
-        raise UsageError(f"unknown option {unknown[0]!r}{_suggest(unknown[0], options)}")
+        raise UsageError(
+            f"unknown option {unknown[0]!r}{_suggest(unknown[0], _options(config))}"
+        )
     return result
+
+
+def _options(config: Any, prefix: str = "--") -> list[str]:
+    """A dataclass's options, those of dataclasses in it included."""
+    found = []
+    for name, hint in typing.get_type_hints(config, include_extras=True).items():
+        kind, *about = typing.get_args(hint) if hasattr(hint, "__metadata__") else [hint]
+        option = prefix + name.replace("_", "-")
+        if dataclasses.is_dataclass(kind):
+            # tyro leaves the name out where it is told that it is "".
+            is_flat = any(getattr(one, "name", None) == "" for one in about)
+            found += _options(kind, prefix if is_flat else f"{option}.")
+        else:
+            found.append(option)
+    return found
 
 
 def _message(boxed: str) -> str:
@@ -71,7 +111,9 @@ def one_of(what: str, value: str, valid: Collection[str]) -> str:
 
 
 def _suggest(value: str, valid: Collection[str]) -> str:
-    close = difflib.get_close_matches(value, valid, n=1, cutoff=0.5)
+    # An option of a dataclass within is looked for by its own name alone.
+    close = [name for name in valid if name.endswith(f".{value.lstrip('-')}")]
+    close += difflib.get_close_matches(value, valid, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Valid: {', '.join(valid)}"
 
@@ -125,6 +167,22 @@ def command(prog: str, config: Any, without: Collection[str] = ()) -> str:
     return " ".join(words)
 
 
+def changed(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The options, with their values, that make one dataclass into another of its kind."""
+    words = []
+    for field in dataclasses.fields(new):
+        before, now = getattr(old, field.name), getattr(new, field.name)
+        option = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(now):
+            words += changed(before, now, f"{option}.")
+        elif isinstance(now, bool) and now != before:
+            head, dot, last = option.rpartition(".")
+            words.append(f"--{option}" if now else f"--{head}{dot}no-{last}")
+        elif now != before:
+            words += [f"--{option}", str(now)]
+    return words
+
+
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     """Calls `main` and returns the exit status: a UsageError is a line and status 2."""
     try:
@@ -132,6 +190,9 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"{error.label}{error}", file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

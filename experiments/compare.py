@@ -24,7 +24,7 @@ from typing import Annotated, Any
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import choices, cli, cost, data, files, plots, progress, report, results
+from experiments import choices, cli, cost, data, files, output, progress, results
 from experiments.configs.compare import PROTOCOLS, Protocol
 from experiments.methods import DEFAULT
 from experiments.options import (
@@ -34,11 +34,11 @@ from experiments.options import (
     MethodNames,
     chosen_methods,
 )
+from experiments.output import PICTURE, RESULTS
 from experiments.splits import draw_test
-from experiments.study import Study, one_batch, prepare, train_all
+from experiments.study import Study, one_batch, prepare, steps, train_all
 
 PROG = "python -m experiments.compare"
-RESULTS, PARTIAL, PICTURE = "results.json", "results.partial.json", "comparison.png"
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Costs are ratios to SGD's, whether it is trained or not.
     chosen.require({*methods, "sgd"})
     study = prepare(dataset, protocol, chosen, config.seeds, config.label_noise)
-    content = compare(study, config, methods, folder, progress.console())
-    files.write_json(folder / RESULTS, content)
-    plots.accuracy_against_cost(content, folder / PICTURE)
-    (folder / PARTIAL).unlink(missing_ok=True)
+    console = progress.console()
+    content = compare(study, config, methods, folder, console)
+    output.finish(folder, content, console)
     print(f"written: {folder / RESULTS}, {folder / PICTURE}")
     return 0
 
@@ -136,7 +135,7 @@ def _checked(config: Config) -> tuple[list[str], Protocol]:
 def compare(
     study: Study, config: Config, methods: list[str], folder: Path, console: Console
 ) -> dict[str, Any]:
-    """Trains, measures and prints; returns the content of results.json."""
+    """Trains and measures; returns the content of results.json."""
     started = time.monotonic()
     about = _about(study, config, methods)
     for note in about["notes"]:
@@ -147,15 +146,14 @@ def compare(
         return {"complete": complete} | about | seconds | results.summarised(runs)
 
     def save(runs: results.Runs) -> None:
-        files.write_json(folder / PARTIAL, content(runs, complete=False))
+        output.keep(folder, content(runs, complete=False))
 
     runs = train_all(study, methods, config.splits, console, save)
     console.print("measuring time and operations of a step")
     values = {name: study.choices.choice(name, 0).values for name in {"sgd", *methods}}
-    costs = cost.measure(study.model, study.protocol, one_batch(study), values)
-    finished = files.plain(results.with_costs(content(runs, complete=True), costs))
-    report.show(finished, console)
-    return finished
+    compiled = steps(study.model, study.protocol, one_batch(study), values)
+    costs = cost.measure(compiled)
+    return results.with_costs(content(runs, complete=True), costs)
 
 
 def _about(study: Study, config: Config, methods: list[str]) -> dict[str, Any]:

@@ -7,20 +7,18 @@ are taken is in `experiments.timing`.
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from experiments.configs.compare import Protocol
-from experiments.data import Batch, Examples
-from experiments.methods import METHODS, Hyperparameters
-from experiments.models import PureModel
-from experiments.timing import interleaved, operations, ratio
-from experiments.training import one_run, train_step, trainer
+from experiments.timing import Burst, interleaved, ratio
 
 ROUNDS = 25
 BURST_SECONDS = 0.02
+
+State = TypeVar("State")
 
 
 class Cost(NamedTuple):
@@ -39,34 +37,41 @@ class Cost(NamedTuple):
     time_ratio: tuple[float, float, float]
 
 
-class _Step(NamedTuple):
-    """A compiled step, ready to run."""
+class Step(NamedTuple):
+    """A compiled step, warmed up.
+
+    Attributes:
+      operations: floating-point operations, counted by XLA; of one device.
+      burst: runs so many steps and returns the seconds that one of them took.
+    """
 
     operations: float
-    burst: Callable[[int], float]
+    burst: Burst
 
 
-def measure(
-    model: PureModel,
-    protocol: Protocol,
-    batch: Examples | Batch,
-    chosen: Mapping[str, Hyperparameters],
-    rounds: int = ROUNDS,
-) -> dict[str, Cost]:
-    """Measures one step of one replica for each method.
+def carried(operations: float, step: Callable[[State], State], state: State) -> Step:
+    """A step that may take its state's memory: each goes on from where the last ended."""
+
+    def burst(steps: int) -> float:
+        nonlocal state
+        start = time.perf_counter()
+        for _ in range(steps):
+            state = step(state)
+        jax.block_until_ready(state)
+        return (time.perf_counter() - start) / steps
+
+    burst(2)
+    return Step(operations, burst)
+
+
+def measure(steps: Mapping[str, Step], rounds: int = ROUNDS) -> dict[str, Cost]:
+    """Measures the steps in turn.
 
     Args:
-      model: what is trained.
-      protocol: as in training.
-      batch: one batch of training examples.
-      chosen: hyperparameters of each method; SGD must be among them.
-      rounds: how many interleaved rounds of timing.
+      steps: of each method; SGD's must be among them.
+      rounds: how often each has its turn.
     """
-    steps = {
-        name: _compile(name, model, protocol, batch, values)
-        for name, values in chosen.items()
-    }
-    repeats = max(1, round(BURST_SECONDS / steps["sgd"].burst(3)))
+    repeats = _agreed(max(1, round(BURST_SECONDS / steps["sgd"].burst(3))))
     bursts = {name: step.burst for name, step in steps.items()}
     times = interleaved(bursts, dict.fromkeys(steps, repeats), rounds)
     sgd = steps["sgd"].operations
@@ -81,27 +86,8 @@ def measure(
     }
 
 
-def _compile(
-    name: str,
-    model: PureModel,
-    protocol: Protocol,
-    batch: Examples | Batch,
-    values: Hyperparameters,
-) -> _Step:
-    run, method = one_run(0, values), METHODS[name]
-    batch = jax.device_put(batch)
-    replicas = trainer(method, model, protocol).init(jax.tree.map(lambda x: x[None], run))
-    replica = jax.tree.map(lambda leaf: leaf[0], replicas)
-    step = jax.jit(partial(train_step, method, model, protocol), donate_argnums=0)
-    compiled = step.lower(replica, run, batch).compile()
-
-    def burst(steps: int) -> float:
-        nonlocal replica
-        start = time.perf_counter()
-        for _ in range(steps):
-            replica = compiled(replica, run, batch)
-        jax.block_until_ready(replica)
-        return (time.perf_counter() - start) / steps
-
-    burst(2)
-    return _Step(operations(compiled), burst)
+def _agreed(number: int) -> int:
+    """The first process's: all must make the same steps, or they wait for ever."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

@@ -69,14 +69,20 @@ class Dataset:
     official_test: Callable[[], Examples] | None = None
 
 
-def load(name: str, data_dir: Path | None = None) -> Dataset:
+def load(name: str, data_dir: Path | None = None, split: str = "train") -> Dataset:
     """Opens a dataset by name.
+
+    Args:
+      name: digits, or one of TFDS.
+      data_dir: where TFDS keeps its datasets; None: its default.
+      split: "train" or "test"; digits has the first alone, and its test examples are for
+        the caller to draw.
 
     Raises:
       UsageError: if there is no such dataset, or it isn't prepared in `data_dir`.
     """
     one_of("dataset", name, ("digits", *TITLES))
-    return _digits() if name == "digits" else _tfds(name, data_dir)
+    return _digits() if name == "digits" else _tfds(name, data_dir, split)
 
 
 def _digits() -> Dataset:
@@ -97,9 +103,9 @@ def _digits() -> Dataset:
     )
 
 
-def _tfds(name: str, data_dir: Path | None) -> Dataset:
-    train = _data_source(name, "train", data_dir)
-    info = train.dataset_info
+def _tfds(name: str, data_dir: Path | None, split: str) -> Dataset:
+    source = _data_source(name, split, data_dir)
+    info = source.dataset_info
     features = info.features
     jpeg = _is_jpeg(Path(info.data_dir))
     # The official CIFAR-10 is lossless: accuracies on JPEG pixels aren't comparable.
@@ -109,8 +115,8 @@ def _tfds(name: str, data_dir: Path | None) -> Dataset:
         source=f"tensorflow_datasets {info.full_name}" + (", JPEG images" * jpeg),
         image_shape=features["image"].shape,
         classes=features["label"].num_classes,
-        size=len(train),
-        fetch=lambda indices: _decode(train, indices),
+        size=len(source),
+        fetch=lambda indices: _decode(source, indices),
         # Ten thousand images to decode: once, not for every split.
         official_test=functools.cache(
             lambda: _decode_all(_data_source(name, "test", data_dir))

@@ -14,11 +14,12 @@ no sign of life has come for `heartbeat_timeout` seconds.
 """
 
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import jax
 from tyro.conf import arg
@@ -60,18 +61,25 @@ class Options:
 # --------------------------------------------------------------------------- starting
 
 
-def start(options: Options, again: str = AGAIN) -> Watch | Alone:
+def start(
+    options: Options, again: str = AGAIN, *, preemption: bool = False
+) -> Watch | Alone:
     """Joins the other processes, if there are any. Before anything else of JAX.
 
     Args:
       options: all three of coordinator, number of processes and process id; or none, for
         a cluster that JAX detects, or else a single process.
       again: what to do when a process was lost, for the message.
+      preemption: whether the program asks JAX, as `harness.stopping` does, if one of the
+        processes got a SIGTERM. Otherwise it ends such a process, as usual.
 
     Raises:
       UsageError: if the options are wrong, or process 0 can't be reached.
     """
     check(options)
+    # With it JAX catches SIGTERM; a program that never asks would go on as if nothing had
+    # happened.
+    jax.config.update("jax_enable_preemption_service", preemption)
     if options.coordinator is not None:
         return _join(options, again)
     return Alone() if options.num_processes == 1 else _detect(options, again)
@@ -154,9 +162,6 @@ def _join(options: Options, again: str) -> Watch:
 
 
 def _initialize(options: Options, **which: Any) -> None:
-    # Else JAX catches SIGTERM, for programs that ask it whether there was one; ours
-    # would go on as if nothing had happened.
-    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         **which,
         initialization_timeout=options.start_timeout,
@@ -224,6 +229,17 @@ def _detect(options: Options, again: str) -> Watch | Alone:
 
 
 # --------------------------------------------------------------------------- stopping
+
+
+def end(status: int) -> NoReturn:
+    """Ends the process with this status.
+
+    After a failure at once: threads may be waiting for a file, or another process, that
+    will never come, and Python waits for threads.
+    """
+    if status:
+        leave(status)
+    sys.exit(0)
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:

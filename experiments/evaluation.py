@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from experiments.configs.compare import Protocol
 from experiments.data import Examples
 from experiments.models import PureModel
+from experiments.models.pure import cross_entropy
 from experiments.training import grouped, over_group
 
 CHUNK = 2048
@@ -43,26 +44,24 @@ def evaluator(model: PureModel, protocol: Protocol) -> Evaluator:
     """Makes the measures for a model; they are compiled at their first use."""
 
     def correct(params: PyTree, examples: Examples) -> Array:
-        logits = model.logits(params, examples.images)
-        hit = jnp.argmax(logits, -1) == examples.labels
-        return jnp.sum(hit & jnp.all(jnp.isfinite(logits), -1))
+        logits = model.logits(params, examples.images, model.nothing)
+        return jnp.sum(hits(logits, examples.labels))
 
     def total_loss(params: PyTree, examples: Examples) -> Array:
-        logits = model.logits(params, examples.images)
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+        logits = model.logits(params, examples.images, model.nothing)
         return jnp.sum(cross_entropy(logits, examples.labels))
 
     count = _over_replicas(correct, protocol)
     loss = _over_replicas(total_loss, protocol)
     gradient = _over_replicas(jax.grad(total_loss), protocol)
-    climb = jax.jit(jax.vmap(_climb))
+    climb = jax.jit(jax.vmap(uphill))
 
     def mean(totals: Array, examples: Examples) -> np.ndarray:
         return np.asarray(totals, np.float64) / examples.number
 
     def sharpness(params: PyTree, examples: Examples) -> np.ndarray:
-        uphill = climb(params, gradient(params, examples))
-        return mean(loss(uphill, examples), examples) - mean(
+        higher = climb(params, gradient(params, examples))
+        return mean(loss(higher, examples), examples) - mean(
             loss(params, examples), examples
         )
 
@@ -93,7 +92,12 @@ def _chunks(examples: Examples) -> Iterator[Examples]:
         yield Examples(examples.images[i : i + CHUNK], examples.labels[i : i + CHUNK])
 
 
-def _climb(params: PyTree, gradient: PyTree) -> PyTree:
+def hits(logits: Array, labels: Array) -> Array:
+    """Which examples are predicted right; logits that aren't finite predict nothing."""
+    return (jnp.argmax(logits, -1) == labels) & jnp.all(jnp.isfinite(logits), -1)
+
+
+def uphill(params: PyTree, gradient: PyTree) -> PyTree:
     """Goes `RADIUS` along the gradient; stays where the gradient is zero."""
     length = optax.tree.norm(gradient)
     step = jnp.where(length > 0, RADIUS / jnp.where(length > 0, length, 1), 0)

@@ -15,11 +15,12 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from experiments import cli, noise, report
+from experiments import cli, markdown, noise, throughput
 from experiments.benchmarking import page
 from experiments.benchmarking.report import NOTES
 from experiments.configs.benchmark import CPU
 from experiments.devices import page as devices
+from experiments.markdown import how, table
 
 Content = Mapping[str, Any]
 PROG = "python -m experiments.figures"
@@ -71,15 +72,22 @@ class Config:
 def comparison(contents: Sequence[Content], folder: str) -> str:
     """The tables and the picture of one comparison."""
     (content,) = contents
-    parts = [
-        f"**{report.title(content)}**",
-        table(report.headers(content), report.rows(content)),
-        f"![Test accuracy against the cost of a training step]({folder}/comparison.png)",
-        table(report.DIFFERENCE_HEADERS, report.difference_rows(content)),
-        " ".join(report.notes(content)),
-        _how(content),
-    ]
-    return "\n\n".join(parts)
+    return markdown.comparison(content, folder)
+
+
+def reproduced(contents: Sequence[Content], folder: str) -> str:
+    """One table of `experiments.reproduce`, and where each of its runs can be repeated."""
+    (content,) = contents
+    rows = ", ".join(f"`{entry['config']}`" for entry in content["methods"].values())
+    each = f"Each run by itself: `python -m experiments.train --config NAME`, of {rows}."
+    return f"{markdown.comparison(content, folder)}\n\n{each}"
+
+
+def pipeline(contents: Sequence[Content], folder: str) -> str:
+    """The input pipeline's speed beside the training step's."""
+    del folder
+    (content,) = contents
+    return f"{table(throughput.HEADERS, throughput.table(content))}\n\n{page.how(content)}"
 
 
 def mislabelled(contents: Sequence[Content], folder: str) -> str:
@@ -91,7 +99,7 @@ def mislabelled(contents: Sequence[Content], folder: str) -> str:
         table((header, *shares), noise.rows(contents)),
         table((paired, *shares), noise.difference_rows(contents)),
         noise.note(contents),
-        "\n".join(f"- {noise.percent(content)}: {_how(content)}" for content in contents),
+        "\n".join(f"- {noise.percent(content)}: {how(content)}" for content in contents),
     ]
     return "\n\n".join(parts)
 
@@ -179,8 +187,8 @@ BLOCKS = (
     Block(
         Path("docs/results.md"),
         "mnist",
-        (REFERENCE / "mnist" / "results.json",),
-        comparison,
+        (REFERENCE / "reproduce" / "mnist_1000" / "results.json",),
+        reproduced,
     ),
     Block(
         Path("docs/results.md"),
@@ -272,19 +280,6 @@ def replaced(text: str, name: str, block: str, path: Path) -> str:
     before, rest = text.split(begin)
     _, after = rest.split(end)
     return f"{before}{begin}\n{block}\n{end}{after}"
-
-
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, numbers aligned to the right."""
-    aligned = ["---", *["---:"] * (len(headers) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, aligned, *rows))
-
-
-def _how(content: Content) -> str:
-    return (
-        f"Hyperparameters: {content['search']}. Command: `{content['command']}` "
-        f"({content['seconds'] / 60:.1f} minutes on {report.made_on(content)})."
-    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,16 @@ from typing import IO, Any
 import jax
 import numpy as np
 
-PACKAGES = ("jax", "optax", "flax", "numpy", "scikit-learn", "tensorflow-datasets")
+PACKAGES = (
+    "jax",
+    "optax",
+    "flax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "scikit-learn",
+    "tensorflow-datasets",
+)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

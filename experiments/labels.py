@@ -34,14 +34,28 @@ class Place:
     vertical: str
 
 
-def label_points(figure: Figure, axes: Axes, points: Sequence[Point], size: float) -> None:
+def label_points(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[Point],
+    size: float,
+    unlabelled: Sequence[Point] = (),
+) -> None:
     """Writes each point's label above or below its error bar, or beside its marker.
 
     Places are tried in that order, and the first that covers nothing drawn so far (points,
     error bars, other labels, the frame) is taken, or the one that covers least.
+
+    Args:
+      figure: with the axes.
+      axes: where all is drawn but the labels.
+      points: to label.
+      size: of the text.
+      unlabelled: other points, which labels must not cover either.
     """
     figure.canvas.draw()
-    taken = [box for point in points for box in _marks(figure, axes, point)]
+    drawn = (*points, *unlabelled)
+    taken = [box for point in drawn for box in _marks(figure, axes, point)]
     # Crowded points first: they have the fewest free places.
     for point in sorted(points, key=lambda p: _room(axes, p, points)):
         taken.append(_place(figure, axes, point, taken, size))
@@ -86,14 +100,17 @@ def _place(
 
 def _places(point: Point) -> Iterator[Place]:
     """Offsets are in typographic points."""
-    for distance in (6, 22):
-        yield Place(point.high, (0, distance), "center", "bottom")
-        yield Place(point.low, (0, -distance), "center", "top")
+    yield from _above_and_below(point, 6)
     for dy in (0, 10, -10):
         yield Place(point.y, (10, dy), "left", "center")
         yield Place(point.y, (-10, dy), "right", "center")
-    yield Place(point.high, (0, 38), "center", "bottom")
-    yield Place(point.low, (0, -38), "center", "top")
+    for distance in (22, 38):
+        yield from _above_and_below(point, distance)
+
+
+def _above_and_below(point: Point, distance: float) -> Iterator[Place]:
+    yield Place(point.high, (0, distance), "center", "bottom")
+    yield Place(point.low, (0, -distance), "center", "top")
 
 
 def _annotate(axes: Axes, point: Point, place: Place, size: float) -> Annotation:

@@ -18,7 +18,10 @@ CHUNK = 500
 
 
 def decode(
-    dataset: Dataset, console: Console | None = None, limit: int = LIMIT
+    dataset: Dataset,
+    console: Console | None = None,
+    limit: int = LIMIT,
+    purpose: str = "",
 ) -> Examples:
     """All examples of a dataset: images (N, height, width, depth) uint8, labels int32.
 
@@ -26,6 +29,7 @@ def decode(
       dataset: what to decode.
       console: shows progress; None shows nothing.
       limit: bytes that the images may take.
+      purpose: of the examples, as shown.
 
     Raises:
       UsageError: if the images would take more, pixels aren't whole numbers from 0 to
@@ -39,9 +43,10 @@ def decode(
         for some in bar.track(_chunks(dataset.size), description=dataset.title):
             images[some], labels[some] = compact(dataset.fetch(some))
     _check_labels(dataset, labels)
-    if console is not None:
+    if console is not None and dataset.size:
+        what = f"{purpose} examples" if purpose else "examples"
         taken = f"{_megabytes(images.nbytes)}, {time.monotonic() - start:.1f} s"
-        console.print(f"{dataset.title}: {dataset.size} examples decoded, {taken}")
+        console.print(f"{dataset.title}: {dataset.size} {what} decoded, {taken}")
     # They are handed out again and again; nobody may change them on the way.
     images.flags.writeable = labels.flags.writeable = False
     return Examples(images, labels)
@@ -57,6 +62,15 @@ def resident(dataset: Dataset, examples: Examples) -> Dataset:
         return Examples(examples.images[indices], examples.labels[indices])
 
     return dataclasses.replace(dataset, size=examples.number, fetch=fetch)
+
+
+def part(dataset: Dataset, numbers: Int[np.ndarray, " n"]) -> Dataset:
+    """The dataset with these of its examples only, in this order."""
+
+    def fetch(indices: Int[np.ndarray, " n"]) -> Examples:
+        return dataset.fetch(numbers[indices])
+
+    return dataclasses.replace(dataset, size=len(numbers), fetch=fetch)
 
 
 def compact(examples: Examples) -> Examples:

@@ -1,5 +1,6 @@
 """The methods that are compared: one row each."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ import optax
 import ksam_jax
 from experiments.baselines import highest_loss_gradient, mean_gradient
 from experiments.combinations import remembered_k_momentum_sam, remembered_k_sam
+from experiments.step import Optimizer
 
 # Names of numbers, which may be traced: vmap over them compiles once for all trials.
 Hyperparameters = Mapping[str, Any]
@@ -207,6 +209,16 @@ METHODS = {
     )
 }
 
+
+def label(name: str, k: float | None = None) -> str:
+    """What tables call a method, with another k than its own if there is one."""
+    named = METHODS[name].label
+    if k is None:
+        return named
+    bare = re.sub(r", k = [^,]+", "", named)
+    return f"{bare}, k = {k:g}"
+
+
 # What is compared and searched for unless methods are named.
 DEFAULT = tuple(name for name, method in METHODS.items() if method.by_default)
 
@@ -219,16 +231,33 @@ def optimizer(
     steps: int,
     momentum: float,
     num_examples: int,
-) -> optax.GradientTransformationExtraArgs:
-    """The method in front of SGD with momentum, weight decay and a cosine to zero."""
-    own: dict[str, Any] = {name: hyperparameters[name] for name in method.own}
+    **devices: Any,
+) -> Optimizer:
+    """The method in front of SGD with momentum, weight decay and a cosine to zero.
+
+    Args:
+      method: a row of the table.
+      hyperparameters: the common ones, and any of the method's arguments.
+      seed: of methods that draw random numbers.
+      steps: of the whole training.
+      momentum: of SGD.
+      num_examples: to train on, for methods that remember.
+      **devices: `axis_name` and `sync_ascent`, where there are several.
+    """
+    own: dict[str, Any] = {
+        name: value for name, value in hyperparameters.items() if name not in COMMON
+    }
     if method.random:
         own["seed"] = seed
     if method.remembers:
         own["num_examples"] = num_examples
-    schedule = optax.cosine_decay_schedule(hyperparameters["learning_rate"], steps)
-    return optax.chain(
-        method.gradient(**own),
+    base = optax.chain(
         optax.add_decayed_weights(hyperparameters["weight_decay"]),
-        optax.sgd(schedule, momentum=momentum),
+        optax.sgd(schedule(hyperparameters["learning_rate"], steps), momentum=momentum),
     )
+    return Optimizer(method.gradient(**own, **devices), base)
+
+
+def schedule(learning_rate: Any, steps: int) -> optax.Schedule:
+    """A learning rate that falls to zero as a cosine, step by step."""
+    return optax.cosine_decay_schedule(learning_rate, steps)

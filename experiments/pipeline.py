@@ -127,6 +127,12 @@ class Batches(Iterator[Rows]):
         """Stops its threads."""
         self._loaded.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
 
 def evaluation(
     dataset: Dataset, batch_size: int, rows: Int[np.ndarray, " n"] | None = None

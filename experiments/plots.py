@@ -1,4 +1,4 @@
-"""The comparison as a picture: accuracy against cost."""
+"""A comparison or a reproduced table as a picture: accuracy against cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,11 +17,15 @@ Content = Mapping[str, Any]
 
 # Points are drawn at least so far apart, in units of SGD's cost.
 APART = 0.035
+# A published value is so far to the left of the point that it belongs to.
+BESIDE = 0.03
 TEXT, GRID = "#222222", "#E5E5E5"
 
 
 def accuracy_against_cost(content: Content, path: Path) -> None:
     """Draws one labelled point per method and writes a PNG.
+
+    Published values are hollow, beside what was measured.
 
     Args:
       content: of results.json; methods without a cost or an accuracy are left out.
@@ -34,12 +38,21 @@ def accuracy_against_cost(content: Content, path: Path) -> None:
         for name, entry in content["methods"].items()
         if "cost" in entry and entry["summary"]["test_accuracy"]["mean"] is not None
     ]
-    points = _side_by_side(points)
-    _frame(axes, points)
+    has_published = any(report.published(content["methods"][name]) for name, _ in points)
+    points = _side_by_side(points, APART + BESIDE * has_published)
+    published = [
+        (name, found)
+        for name, point in points
+        if (found := _published(content, name, point))
+    ]
+    _frame(axes, [*points, *published])
     for name, point in points:
         _draw(axes, name, point)
-    _write_titles(figure, axes, content)
-    label_points(figure, axes, [point for _, point in points], size=12)
+    for name, point in published:
+        _draw(axes, name, point, hollow=True)
+    _write_titles(figure, axes, content, has_published)
+    others = [point for _, point in published]
+    label_points(figure, axes, [point for _, point in points], 12, others)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
@@ -59,11 +72,20 @@ def _point(name: str, entry: Content) -> tuple[str, Point]:
     return name, Point(x, mean, low, high, label, method.colour)
 
 
-def _side_by_side(points: list[tuple[str, Point]]) -> list[tuple[str, Point]]:
+def _published(content: Content, name: str, mine: Point) -> Point | None:
+    """What somebody else got for a method, to the left of its own point."""
+    figure = report.published(content["methods"][name])
+    if figure is None:
+        return None
+    y, spread = figure.accuracy, figure.spread or 0.0
+    return replace(mine, x=mine.x - BESIDE, y=y, low=y - spread, high=y + spread)
+
+
+def _side_by_side(points: list[tuple[str, Point]], apart: float) -> list[tuple[str, Point]]:
     """Moves points of nearly equal cost apart, so that every error bar can be read."""
     moved: list[tuple[str, Point]] = []
     for name, point in sorted(points, key=lambda item: item[1].x):
-        left = moved[-1][1].x + APART if moved else 0.0
+        left = moved[-1][1].x + apart if moved else 0.0
         moved.append((name, replace(point, x=max(point.x, left))))
     return moved
 
@@ -91,7 +113,7 @@ def _frame(axes: Axes, points: list[tuple[str, Point]]) -> None:
     axes.tick_params(labelsize=11, colors=TEXT)
 
 
-def _draw(axes: Axes, name: str, point: Point) -> None:
+def _draw(axes: Axes, name: str, point: Point, *, hollow: bool = False) -> None:
     method = METHODS[name]
     below, above = point.y - point.low, point.high - point.y
     axes.errorbar(
@@ -101,15 +123,16 @@ def _draw(axes: Axes, name: str, point: Point) -> None:
         color=method.colour,
         marker=method.marker,
         markersize=10,
-        markeredgecolor="white",
-        markeredgewidth=0.8,
-        elinewidth=1.6,
+        markerfacecolor="white" if hollow else method.colour,
+        markeredgecolor=method.colour if hollow else "white",
+        markeredgewidth=1.6 if hollow else 0.8,
+        elinewidth=1.0 if hollow else 1.6,
         capsize=3.5,
         ls="none",
     )
 
 
-def _write_titles(figure: Figure, axes: Axes, content: Content) -> None:
+def _write_titles(figure: Figure, axes: Axes, content: Content, hollow: bool) -> None:
     axes.set_xlabel(
         "floating-point operations per training step / SGD's "
         "(equal ones are drawn side by side)",
@@ -118,7 +141,8 @@ def _write_titles(figure: Figure, axes: Axes, content: Content) -> None:
     axes.set_ylabel("test accuracy, %", fontsize=12)
     title = "Test accuracy against the cost of a training step"
     figure.text(0.02, 0.945, title, fontsize=17, fontweight="bold", color=TEXT)
-    lines = [report.title(content), report.accuracy_note(content)]
+    meaning = "; hollow: published" if hollow else ""
+    lines = [report.title(content), report.accuracy_note(content) + meaning]
     # Splits differ more than methods do: what counts is the paired difference.
     lines += [
         ": ".join((row[0], " points, ".join(row[1:]))) for row in _differences(content)

@@ -107,10 +107,11 @@ class Display:
             return ""
         spent = time.monotonic() - self._started
         seconds = spent * (self._parts - done) / done
-        return f"about {_duration(seconds)} left"
+        return f"about {duration(seconds)} left"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Rounded, in the unit that a person would use."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

@@ -1,4 +1,4 @@
-"""The comparison as tables, from the content of results.json.
+"""Comparisons and reproduced tables, from the content of results.json.
 
 Rows are plain strings, so that the terminal and the README show the same figures.
 """
@@ -6,39 +6,82 @@ Rows are plain strings, so that the terminal and the README show the same figure
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from experiments.configs.experiment import Published
 from experiments.evaluation import RADIUS
+from experiments.listing import accuracy as printed
+from experiments.listing import sources
 
 Content = Mapping[str, Any]
 
+# What is in the methods' names -> what is said of them.
+EXPLAINED = {
+    "k_sam": "K-SAM climbs and descends on the k of the batch with the highest loss",
+    "highest_loss": '"no climb" descends on the highest quarter without a climb',
+    "random_sam": "random-subset SAM climbs on a random quarter",
+    "esam": "ESAM descends on the half whose loss rose most",
+    "momentum": "Momentum-SAM climbs along past steps, without a gradient for it",
+    "remembered": "remembered methods (rem.) rank examples by the loss that they had when "
+    "last used",
+}
 DIFFERENCE_HEADERS = ("difference in test accuracy, points", "mean", "95% interval")
 
 
 def headers(content: Content) -> tuple[str, ...]:
     """Names of the columns; what "±" is, the notes say."""
+    number = ("n",) if _is_reproduced(content) else ()
     over_seeds = ("std over seeds",) if _splits(content) > 1 else ()
     costs = ("operations / SGD", "time / SGD", "sharpness")
-    return ("method", "test accuracy %", *over_seeds, *costs)
+    published = ("published %",) if _sources(content) else ()
+    return ("method", *number, "test accuracy %", *over_seeds, *costs, *published)
 
 
 def rows(content: Content) -> list[tuple[str, ...]]:
     """One row of cells per method."""
-    return [_row(entry) for entry in content["methods"].values()]
+    return [_row(content, entry) for entry in content["methods"].values()]
 
 
-def _row(entry: Content) -> tuple[str, ...]:
-    summary = entry["summary"]
+def _row(content: Content, entry: Content) -> tuple[str, ...]:
+    summary, known = entry["summary"], _sources(content)
     std = _percent(summary["test_accuracy"]["std_over_seeds"])
     return (
-        entry["label"],
+        entry["label"] + _failed(entry),
+        *((str(summary["seeds"]),) if _is_reproduced(content) else ()),
         accuracy(summary),
         *((std,) if summary["splits"] > 1 else ()),
         *_cost(entry.get("cost")),
         _number(summary["sharpness"], ".4f"),
+        *((_published(entry, known),) if known else ()),
     )
+
+
+def _is_reproduced(content: Content) -> bool:
+    """Whether it is a table of `experiments.reproduce`, in which runs may have failed."""
+    return "table" in content
+
+
+def _failed(entry: Content) -> str:
+    """How many runs don't count."""
+    finished, failed = entry["summary"]["seeds"], len(entry.get("failed", ()))
+    return f" ({failed} of {finished + failed} failed)" if failed else ""
+
+
+def _published(entry: Content, known: Sequence[str]) -> str:
+    figure = published(entry)
+    return f"{printed(figure)} [{known.index(figure.source) + 1}]" if figure else "-"
+
+
+def published(entry: Content) -> Published | None:
+    """What somebody else got with a method's settings, if that is known."""
+    return Published(**entry["published"]) if entry.get("published") else None
+
+
+def source_notes(content: Content) -> list[str]:
+    """Where published figures are printed, under the numbers that the table has."""
+    return [f"[{i}] {source}." for i, source in enumerate(_sources(content), start=1)]
+
+
+def _sources(content: Content) -> list[str]:
+    return sources(published(entry) for entry in content["methods"].values())
 
 
 def _splits(content: Content) -> int:
@@ -49,17 +92,21 @@ def accuracy(summary: Content) -> str:
     """Mean, and the 95% interval over splits or, with one split, the spread of seeds."""
     values = summary["test_accuracy"]
     margin = _margin(values) if summary["splits"] > 1 else values["std_over_seeds"]
-    return f"{_percent(values['mean'])} ± {_percent(margin)}"
+    spread = "" if margin is None else f" ± {_percent(margin)}"
+    return f"{_percent(values['mean'])}{spread}"
 
 
 def accuracy_note(content: Content) -> str:
     """What the number after ± is."""
-    summary = next(iter(content["methods"].values()))["summary"]
-    seeds = _counted(summary["seeds"], "seed")
-    if summary["splits"] > 1:
-        splits = summary["splits"]
+    counts = {entry["summary"]["seeds"] for entry in content["methods"].values()}
+    # They differ where runs have failed.
+    seeds = counted(counts.pop(), "seed") if len(counts) == 1 else "n seeds"
+    if (splits := _splits(content)) > 1:
         return f"mean and 95% interval over {splits} random splits, {seeds} each"
-    return f"mean and standard deviation over {seeds}, one split"
+    where = "after the last epoch" if _is_reproduced(content) else "one split"
+    if seeds == "1 seed":
+        return f"one run each, {where}"
+    return f"mean and standard deviation over {seeds}, {where}"
 
 
 def notes(content: Content) -> list[str]:
@@ -75,13 +122,16 @@ def notes(content: Content) -> list[str]:
         "median over interleaved rounds, quartiles in brackets.",
         f"Sharpness: rise of the mean training loss at distance {RADIUS:g} along its "
         "gradient, the same measure for every method.",
-        'K-SAM climbs and descends on the k of the batch with the highest loss; "no climb" '
-        "descends on the highest quarter without a climb; random-subset SAM climbs on a "
-        "random quarter; ESAM descends on the half whose loss rose most; Momentum-SAM "
-        "climbs along past steps, without a gradient for it; remembered methods (rem.) "
-        "rank examples by the loss that they had when last used.",
+        *_explained(content),
         *content.get("notes", []),
     ]
+
+
+def _explained(content: Content) -> list[str]:
+    """What the methods in the table are, those whose names don't say it."""
+    there = " ".join(content["methods"])
+    words = [said for sign, said in EXPLAINED.items() if sign in there]
+    return [f"{'; '.join(words)}."] if words else []
 
 
 def _cost(cost: Content | None) -> tuple[str, str]:
@@ -113,26 +163,10 @@ def bounds(item: Content) -> str:
     return f"{low} to {high} (paired over {item['n']} {item['over']})"
 
 
-def show(content: Content, console: Console) -> None:
-    """Prints both tables and their notes."""
-    console.print(_table(headers(content), rows(content), title(content)))
-    for note in notes(content):
-        console.print(note, style="dim", highlight=False)
-    if content["differences"]:
-        console.print(_table(DIFFERENCE_HEADERS, difference_rows(content)))
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
-    table = Table(
-        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
-    )
-    first, *others = headers
-    table.add_column(first)
-    for header in others:
-        table.add_column(header, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def accelerator(content: Content) -> str:
+    """What `made_on` is to name beside the processor; "" if there was nothing."""
+    machine = content["machine"]
+    return "" if machine["backend"] == "cpu" else machine["device"]
 
 
 def made_on(content: Content, device: str = "") -> str:
@@ -158,11 +192,12 @@ def title(content: Content) -> str:
     return (
         f"{data['title']}: {data['train']:,} training images{noisy}, "
         f"{data['test']:,} test images; {protocol['model']}, "
-        f"{_counted(protocol['epochs'], 'epoch')}"
+        f"{counted(protocol['epochs'], 'epoch')}"
     )
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Such as 1 seed, or 5 seeds."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

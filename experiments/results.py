@@ -4,6 +4,7 @@ Everything printed, plotted or copied into the README is read from this content,
 figures can't disagree.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,7 +41,8 @@ def summarised(runs: Runs) -> dict[str, Any]:
 
     Args:
       runs: of each method, one entry per finished split, with one value per seed under
-        "test_accuracy", "validation_accuracy", "train_loss" and "sharpness".
+        "test_accuracy", "validation_accuracy", "train_loss" and "sharpness"; None is a
+        value that isn't known. "seeds" names the seeds, unless they are 0, 1 and so on.
     """
     return {
         "methods": {
@@ -58,7 +60,7 @@ def summarised(runs: Runs) -> dict[str, Any]:
 
 def _summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
     accuracy = _table(entries, "test_accuracy")
-    over_splits = estimate(accuracy.mean(axis=1))
+    over_splits = estimate([_mean(row) for row in accuracy])
     return {
         "test_accuracy": {
             "mean": over_splits.mean,
@@ -66,9 +68,9 @@ def _summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
             "low": over_splits.low,
             "high": over_splits.high,
         },
-        "validation_accuracy": float(_table(entries, "validation_accuracy").mean()),
-        "train_loss": float(_table(entries, "train_loss").mean()),
-        "sharpness": float(_table(entries, "sharpness").mean()),
+        "validation_accuracy": _mean(_table(entries, "validation_accuracy")),
+        "train_loss": _mean(_table(entries, "train_loss")),
+        "sharpness": _mean(_table(entries, "sharpness")),
         "splits": accuracy.shape[0],
         "seeds": accuracy.shape[1],
     }
@@ -78,19 +80,43 @@ def _table(entries: list[dict[str, Any]], key: str) -> Float[np.ndarray, "splits
     return np.array([entry[key] for entry in entries], np.float64)
 
 
+def _mean(values: Float[np.ndarray, "..."]) -> float:
+    """NaN where there is none: all runs of a method may have failed."""
+    return float(values.mean()) if values.size else math.nan
+
+
 def _differences(runs: Runs) -> Iterable[dict[str, Any]]:
     for method, other in DIFFERENCES:
         # A run that was stopped may have one more split for one of the two.
         both = min(len(runs.get(method, [])), len(runs.get(other, [])))
-        if both:
-            found = difference(runs[method][:both], runs[other][:both])
+        found = difference(runs.get(method, [])[:both], runs.get(other, [])[:both])
+        if found:
             yield {"method": method, "minus": other} | found
 
 
 def difference(mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean difference in test accuracy and its interval, paired by split or by seed."""
-    found = paired(_table(mine, "test_accuracy"), _table(others, "test_accuracy"))
+    """Mean difference in test accuracy and its interval, paired by split or by seed.
+
+    Seeds that one of the two doesn't have are left out; {} if no pair is left.
+    """
+    pairs = np.array(
+        [_pairs(a, b) for a, b in zip(mine, others, strict=True)], dtype=np.float64
+    )
+    if not pairs.size:
+        return {}
+    found = paired(pairs[..., 0], pairs[..., 1])
     return {**found.estimate._asdict(), "over": found.over}
+
+
+def _pairs(mine: dict[str, Any], other: dict[str, Any]) -> list[tuple[float, float]]:
+    """The test accuracies of both with each seed that both have."""
+    its = _by_seed(other)
+    return [(value, its[seed]) for seed, value in _by_seed(mine).items() if seed in its]
+
+
+def _by_seed(entry: dict[str, Any]) -> dict[int, float]:
+    values = entry["test_accuracy"]
+    return dict(zip(entry.get("seeds", range(len(values))), values, strict=True))
 
 
 def with_costs(content: dict[str, Any], costs: Mapping[str, Cost]) -> dict[str, Any]:

@@ -43,14 +43,3 @@ def global_batch(mesh: Mesh, batch_size: int, rows: PyTree) -> PyTree:
         return jax.make_array_from_process_local_data(sharding, leaf, shape)
 
     return jax.tree.map(whole, rows)
-
-
-def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """A copy on every device; all processes must hold the same."""
-    sharding = NamedSharding(mesh, P())
-
-    def everywhere(leaf: Any) -> jax.Array:
-        leaf = np.asarray(leaf)
-        return jax.make_array_from_process_local_data(sharding, leaf, leaf.shape)
-
-    return jax.tree.map(everywhere, tree)

@@ -31,7 +31,7 @@ def training_split(
       split: the split's number, which is also its seed.
       label_noise: fraction of training labels to replace by another class.
     """
-    order = _order(dataset, split)
+    order = shuffled(dataset, split)
     train = _scaled(dataset.fetch(order[: protocol.train]), protocol)
     ends = protocol.train + protocol.validation
     validation = _scaled(dataset.fetch(order[protocol.train : ends]), protocol)
@@ -43,7 +43,7 @@ def draw_test(dataset: Dataset, protocol: Protocol, split: int) -> Examples:
     """The test examples of a split: the official ones, or all that the split left."""
     if dataset.official_test is not None:
         return _scaled(dataset.official_test(), protocol)
-    rest = _order(dataset, split)[protocol.train + protocol.validation :]
+    rest = shuffled(dataset, split)[protocol.train + protocol.validation :]
     return _scaled(dataset.fetch(rest), protocol)
 
 
@@ -60,7 +60,8 @@ def mislabel(
     return noisy
 
 
-def _order(dataset: Dataset, split: int) -> Int[np.ndarray, " n"]:
+def shuffled(dataset: Dataset, split: int) -> Int[np.ndarray, " n"]:
+    """The examples' numbers in the order in which the split takes them."""
     return np.random.default_rng([split, 0]).permutation(dataset.size)
 
 

@@ -1,7 +1,8 @@
 """The comparison's training: every method on every split with every seed."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,16 +10,25 @@ import numpy as np
 from jaxtyping import PyTree
 from rich.console import Console
 
+from experiments import cost
 from experiments.choices import Choices
 from experiments.configs.compare import Protocol
 from experiments.data import Batch, Dataset, Examples
 from experiments.evaluation import Evaluator, evaluator
-from experiments.methods import METHODS
+from experiments.methods import METHODS, Hyperparameters
 from experiments.models import PureModel, pure
 from experiments.progress import Display
 from experiments.results import Runs
 from experiments.splits import TrainingSplit, draw_test, training_split
-from experiments.training import Trainer, same_but_seeds, train, trainer
+from experiments.timing import operations
+from experiments.training import (
+    Trainer,
+    one_run,
+    same_but_seeds,
+    train,
+    train_step,
+    trainer,
+)
 
 LOOKS = 8
 
@@ -144,6 +154,43 @@ def _show_progress(
         display.advance(replicas * study.protocol.steps_per_epoch, seen)
 
     return on_epoch
+
+
+def steps(
+    model: PureModel,
+    protocol: Protocol,
+    batch: Examples | Batch,
+    chosen: Mapping[str, Hyperparameters],
+) -> dict[str, cost.Step]:
+    """One compiled step of one replica for each method, to be measured.
+
+    Args:
+      model: what is trained.
+      protocol: as in training.
+      batch: one batch of training examples.
+      chosen: hyperparameters of each method.
+    """
+    batch = jax.device_put(batch)
+    return {
+        name: _step(name, model, protocol, batch, values) for name, values in chosen.items()
+    }
+
+
+def _step(
+    name: str,
+    model: PureModel,
+    protocol: Protocol,
+    batch: Examples | Batch,
+    values: Hyperparameters,
+) -> cost.Step:
+    run, method = one_run(0, values), METHODS[name]
+    replicas = trainer(method, model, protocol).init(jax.tree.map(lambda x: x[None], run))
+    replica = jax.tree.map(lambda leaf: leaf[0], replicas)
+    step = jax.jit(partial(train_step, method, model, protocol), donate_argnums=0)
+    compiled = step.lower(replica, run, batch).compile()
+    return cost.carried(
+        operations(compiled), lambda state: compiled(state, run, batch), replica
+    )
 
 
 def one_batch(study: Study) -> Batch:

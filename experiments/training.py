@@ -7,17 +7,19 @@ Each method is compiled once, whatever the number of replicas' hyperparameters o
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Int, PyTree
 
+from experiments import step
 from experiments.configs.compare import Protocol
 from experiments.data import Batch, Examples
 from experiments.methods import Hyperparameters, Method, optimizer
 from experiments.models import PureModel
+from experiments.models.pure import Variables
+from experiments.step import Optimizer, TrainState
 
 
 class Run(NamedTuple):
@@ -39,13 +41,6 @@ def same_but_seeds(seeds: Sequence[int], hyperparameters: Hyperparameters) -> Ru
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
 
 
-class Replica(NamedTuple):
-    """What a replica carries from step to step."""
-
-    params: PyTree
-    opt_state: PyTree
-
-
 class Trainer(NamedTuple):
     """A method's compiled training, for replicas along the leading axis.
 
@@ -55,29 +50,27 @@ class Trainer(NamedTuple):
         (replicas, steps, batch size) say which examples each step's batch has.
     """
 
-    init: Callable[[Run], Replica]
-    advance: Callable[[Replica, Run, Int[Array, "replicas steps batch"], Examples], Replica]
+    init: Callable[[Run], TrainState]
+    advance: Callable[
+        [TrainState, Run, Int[Array, "replicas steps batch"], Examples], TrainState
+    ]
 
 
 def train_step(
     method: Method,
     model: PureModel,
     protocol: Protocol,
-    replica: Replica,
+    replica: TrainState,
     run: Run,
     batch: Batch,
-) -> Replica:
+) -> TrainState:
     """One whole step of one replica: gradient, optimizer, new weights."""
-    no_gradient: Any = None  # The method makes its own.
-    updates, opt_state = _optimizer(method, protocol, run).update(
-        no_gradient, replica.opt_state, replica.params, loss_fn=model.losses, batch=batch
-    )
-    return Replica(optax.apply_updates(replica.params, updates), opt_state)
+    # What the step says of itself isn't used, so XLA doesn't compute it.
+    replica, _ = step.train_step(_optimizer(method, protocol, run), model, replica, batch)
+    return replica
 
 
-def _optimizer(
-    method: Method, protocol: Protocol, run: Run
-) -> optax.GradientTransformationExtraArgs:
+def _optimizer(method: Method, protocol: Protocol, run: Run) -> Optimizer:
     steps, momentum = protocol.steps, protocol.momentum
     seed, hyperparameters = run
     return optimizer(
@@ -93,22 +86,23 @@ def _optimizer(
 def trainer(method: Method, model: PureModel, protocol: Protocol) -> Trainer:
     """Makes the method's training, to be compiled at its first use."""
 
-    def opt_init(params: PyTree, run: Run) -> optax.OptState:
-        return _optimizer(method, protocol, run).init(params)
+    def start(params: PyTree, run: Run) -> TrainState:
+        return step.start(
+            _optimizer(method, protocol, run), Variables(params, model.nothing)
+        )
 
-    compiled_opt_init = jax.jit(jax.vmap(opt_init))
-    step = partial(train_step, method, model, protocol)
+    compiled_start = jax.jit(jax.vmap(start))
+    one_step = partial(train_step, method, model, protocol)
 
-    def init(runs: Run) -> Replica:
-        params = model.init(_keys(runs.seed, "weights"))
-        return Replica(params, compiled_opt_init(params, runs))
+    def init(runs: Run) -> TrainState:
+        return compiled_start(model.stacked(_keys(runs.seed, "weights")), runs)
 
     def advance(
-        replica: Replica, run: Run, rows: Int[Array, "steps batch"], examples: Examples
-    ) -> Replica:
-        def body(replica: Replica, row: Int[Array, " batch"]) -> tuple[Replica, None]:
+        replica: TrainState, run: Run, rows: Int[Array, "steps batch"], examples: Examples
+    ) -> TrainState:
+        def body(replica: TrainState, row: Int[Array, " batch"]) -> tuple[TrainState, None]:
             batch = Batch(examples.images[row], examples.labels[row], row)
-            return step(replica, run, batch), None
+            return one_step(replica, run, batch), None
 
         if rows.shape[0] == 1:
             return body(replica, rows[0])[0]

@@ -1,6 +1,9 @@
 """The README's code runs as printed, and its commands exist."""
 
+import contextlib
 import functools
+import importlib
+import io
 import os
 import re
 import shlex
@@ -11,8 +14,11 @@ from pathlib import Path
 import jax
 import pytest
 
+from experiments import figures
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 def _blocks(language: str, page: str = README) -> list[str]:
@@ -47,7 +53,8 @@ def test_the_code_about_several_devices_runs_in_order():
 
 
 def _commands() -> list[list[str]]:
-    lines = "".join(_blocks("bash")).splitlines()
+    blocks = _blocks("bash") + _blocks("bash", TRAINING)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -57,14 +64,15 @@ def test_every_block_is_of_a_language_that_is_tested():
 
 @functools.cache
 def _help(module: str) -> str:
-    command = [sys.executable, "-m", module, "--help"]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return done.stdout
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit, match="0"):
+        importlib.import_module(module).main(["--help"])
+    return said.getvalue()
 
 
 @pytest.mark.xdist_group("readme")
 @pytest.mark.parametrize("command", _commands(), ids=" ".join)
-def test_every_command_of_the_readme_exists(command: list[str]):
+def test_every_command_on_the_pages_exists(command: list[str]):
     if command[0] == "make":
         dry_run = ["make", "--dry-run", *command[1:]]
         subprocess.run(dry_run, cwd=ROOT, check=True, capture_output=True)
@@ -75,6 +83,6 @@ def test_every_command_of_the_readme_exists(command: list[str]):
         assert option in shown
 
 
-def test_the_figures_are_those_of_the_committed_results():
-    check = [sys.executable, "-m", "experiments.figures", "--check"]
-    subprocess.run(check, cwd=ROOT, check=True, capture_output=True)
+def test_the_figures_are_those_of_the_committed_results(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert figures.main(["--check"]) == 0, capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -12,48 +12,98 @@ from jaxtyping import Array, Float, Key, PyTree
 import ksam_jax
 
 
+class Variables(NamedTuple):
+    """All that a model knows: what is trained, and BatchNorm's statistics if it has any."""
+
+    params: PyTree
+    rest: PyTree
+
+
 @dataclass(frozen=True)
 class PureModel:
-    """What training asks of a model.
+    """What training and judging ask of a model.
 
     Attributes:
-      init: random keys -> parameters of one replica each, stacked.
-      logits: (parameters, images) -> logits of shape (N, classes).
-      losses: (parameters, batch) -> cross-entropy of each example, shape (N,).
+      init: random key -> variables.
+      stacked: random keys -> parameters of one replica each, stacked; compiled.
+      logits: (parameters, images, rest) -> logits (N, classes), as in use: BatchNorm takes
+        its running statistics, and leaves them as they are.
+      loss_fn: rest -> the loss that a method's `update` takes, a function of (parameters,
+        batch): cross-entropy of each example, (N,); if `has_aux`, with the statistics that
+        the batch has moved.
+      has_aux: whether there are statistics, so that examples of a batch depend on another.
+      nothing: the rest of a model without statistics, and their shapes if it has any.
     """
 
-    init: Callable[[Key[Array, " replicas"]], PyTree]
-    logits: Callable[[PyTree, Float[Array, "n ..."]], Float[Array, "n classes"]]
-    losses: Callable[[PyTree, Any], Float[Array, " n"]]
+    init: Callable[[Key[Array, ""]], Variables]
+    stacked: Callable[[Key[Array, " replicas"]], PyTree]
+    logits: Callable[[PyTree, Float[Array, "n ..."], PyTree], Float[Array, "n classes"]]
+    loss_fn: Callable[[PyTree], Callable[[PyTree, Any], Any]]
+    has_aux: bool
+    nothing: PyTree
+
+    def losses(self, params: PyTree, batch: Any) -> Float[Array, " n"]:
+        """The cross-entropy of each example, of a model without statistics."""
+        return self.loss_fn(self.nothing)(params, batch)
 
 
-def pure(build: Callable[[nnx.Rngs], Any], keep: str = "nothing") -> PureModel:
+def pure(build: Callable[[nnx.Rngs], Any], keep: Any = "nothing") -> PureModel:
     """Splits a model into functions over its parameters.
 
     Args:
       build: makes the model from its random streams.
-      keep: what K-SAM and ESAM keep of the forward pass that selects; see
-        `ksam_jax.per_example`.
+      keep: what methods that select keep of the forward pass that does; see
+        `ksam_jax.per_example`. Without meaning for a model with statistics, since its loss
+        is of a whole batch.
 
     Raises:
-      ValueError: if the model has state besides parameters (BatchNorm, dropout keys).
+      ValueError: if the model has state besides parameters and statistics.
     """
     shapes = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    graphdef, _, rest = nnx.split(shapes, nnx.Param, ...)
-    if jax.tree.leaves(rest):
-        raise ValueError(f"the model has state besides its parameters: {rest}")
+    graphdef, _, statistics, others = nnx.split(shapes, nnx.Param, nnx.BatchStat, ...)
+    if jax.tree.leaves(others):
+        raise ValueError(
+            f"the model has state besides its parameters and statistics: {others}"
+        )
+    has_aux = bool(jax.tree.leaves(statistics))
 
-    def init(key: Key[Array, ""]) -> PyTree:
-        return nnx.state(build(nnx.Rngs(key)), nnx.Param)
+    def init(key: Key[Array, ""]) -> Variables:
+        model = build(nnx.Rngs(key))
+        return Variables(nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat))
 
-    def logits(params: PyTree, images: Float[Array, "n ..."]) -> Array:
+    def merged(params: PyTree, rest: PyTree) -> Any:
         # Without the copy NNX would share Variables between traces, and refuses.
-        return nnx.merge(graphdef, params, rest, copy=True)(images)
+        return nnx.merge(graphdef, params, rest, copy=True)
+
+    def logits(params: PyTree, images: Float[Array, "n ..."], rest: PyTree) -> Array:
+        model = merged(params, rest)
+        model.eval()
+        return model(images)
+
+    def batch_loss(rest: PyTree) -> Callable[[PyTree, Any], Any]:
+        def loss_fn(params: PyTree, batch: Any) -> tuple[Array, PyTree]:
+            model = merged(params, rest)
+            losses = cross_entropy(model(batch.images), batch.labels)
+            return losses, nnx.state(model, nnx.BatchStat)
+
+        return loss_fn
 
     def example_loss(params: PyTree, example: Any) -> Float[Array, ""]:
-        predicted = logits(params, example.images[None])[0]
-        return optax.softmax_cross_entropy_with_integer_labels(predicted, example.labels)
+        predicted = merged(params, statistics)(example.images[None])[0]
+        return cross_entropy(predicted, example.labels)
 
-    # Compiled here, once for all methods: random weights take long to compile.
-    stacked = jax.jit(jax.vmap(init))
-    return PureModel(stacked, logits, ksam_jax.per_example(example_loss, keep=keep))
+    example_losses = ksam_jax.per_example(example_loss, keep=keep)
+    return PureModel(
+        init,
+        # Compiled here, once for all methods: random weights take long to compile.
+        jax.jit(jax.vmap(lambda key: init(key).params)),
+        logits,
+        batch_loss if has_aux else lambda rest: example_losses,
+        has_aux,
+        statistics,
+    )
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Of integer labels, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)

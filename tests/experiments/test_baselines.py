@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
+from experiments import sharded
 from experiments.baselines import highest_loss_gradient, mean_gradient
 
 X = np.array([[1.0, 2.0], [-1.0, 0.5], [3.0, -1.0], [0.5, 0.25], [-2.0, 1.0]], np.float32)
@@ -43,3 +45,60 @@ def test_highest_loss_gradient(k, rows):
     # Residuals -1.6, 0.35, -2.4, -0.025, -3.8: the order is 4, 2, 0, 1, 3.
     tx = highest_loss_gradient(k)
     np.testing.assert_allclose(update(tx), by_hand(rows), rtol=1e-5)
+
+
+def with_aux(w, batch):
+    x, _ = batch
+    return loss_fn(w, batch), {"seen": x.mean(axis=0)}
+
+
+LOSSES = np.array([1.28, 0.06125, 2.88, 0.0003125, 7.22], np.float32)
+BASELINES = {"mean": mean_gradient, "highest": partial(highest_loss_gradient, 0.4)}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_loss_and_what_is_beside_it_are_of_the_whole_batch(name):
+    tx = BASELINES[name]()
+    batch = (jnp.asarray(X), jnp.asarray(Y))
+    found, state = tx.update(
+        None, tx.init(W), W, loss_fn=with_aux, batch=batch, has_aux=True
+    )
+    np.testing.assert_allclose(found, update(tx), rtol=1e-6)
+    np.testing.assert_allclose(state.loss, LOSSES.mean(), rtol=1e-5)
+    np.testing.assert_allclose(state.aux["seen"], X.mean(axis=0), rtol=1e-6)
+    _, state = tx.update(None, tx.init(W), W, loss_fn=loss_fn, batch=batch)
+    assert state.aux is None
+    assert jax.tree.structure(state) == jax.tree.structure(tx.init(W))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_losses_in_bfloat16_are_told_in_float32(name):
+    tx = BASELINES[name]()
+    batch = (jnp.asarray(X, jnp.bfloat16), jnp.asarray(Y, jnp.bfloat16))
+    w = jnp.asarray(W, jnp.bfloat16)
+    found, state = tx.update(None, tx.init(w), w, loss_fn=loss_fn, batch=batch)
+    assert (found.dtype, state.loss.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    # Of the first two rows and the last two, each device's own hardest one.
+    ("name", "rows"),
+    [("mean", [0, 1, 3, 4]), ("highest", [0, 4])],
+)
+def test_over_two_devices(name, rows):
+    four = [0, 1, 3, 4]
+    make = {"mean": mean_gradient, "highest": partial(highest_loss_gradient, 0.5)}[name]
+    tx = make(axis_name="data")
+
+    def step(w, batch):
+        options = {"loss_fn": with_aux, "batch": batch, "has_aux": True}
+        return tx.update(None, tx.init(w), w, **options)
+
+    mesh = sharded.data_mesh(2)
+    spread = jax.shard_map(step, mesh=mesh, in_specs=(P(), P("data")), out_specs=(P(), P()))
+    found, state = jax.jit(spread)(
+        jnp.asarray(W), (jnp.asarray(X[four]), jnp.asarray(Y[four]))
+    )
+    np.testing.assert_allclose(found, by_hand(rows), rtol=1e-5)
+    np.testing.assert_allclose(state.loss, LOSSES[four].mean(), rtol=1e-5)
+    np.testing.assert_allclose(state.aux["seen"], X[four].mean(axis=0), rtol=1e-6)

@@ -9,8 +9,8 @@ import pytest
 from hand_chosen import write_choices
 
 from experiments import cli, compare, plots
-from experiments.compare import PARTIAL, PICTURE, RESULTS
 from experiments.intervals import estimate
+from experiments.output import PARTIAL, PICTURE, RESULTS
 
 pytestmark = pytest.mark.xdist_group("compare")
 

@@ -8,6 +8,7 @@ from experiments.cost import measure
 from experiments.data import Examples
 from experiments.models import pure
 from experiments.splits import training_split
+from experiments.study import steps
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def costs(digits):
     # Not all: what is left out is made of the same parts.
     names = ("sgd", "highest_loss", "sam", "k_sam", "esam")
     chosen = {name: values_of(name) for name in names}
-    return measure(model, DIGITS, batch, chosen, rounds=3)
+    return measure(steps(model, DIGITS, batch, chosen), rounds=3)
 
 
 def test_operations(costs):

@@ -11,12 +11,16 @@ from experiments.configs.compare import DIGITS
 from experiments.data import Examples
 from experiments.evaluation import evaluator
 from experiments.models import PureModel
+from experiments.models.pure import Variables
 
 # The parameters are the logits, the same for every image.
 MODEL = PureModel(
-    init=lambda keys: keys,
-    logits=lambda params, images: jnp.broadcast_to(params, (images.shape[0], 3)),
-    losses=lambda params, batch: batch.labels,
+    init=lambda key: Variables(key, ()),
+    stacked=lambda keys: keys,
+    logits=lambda params, images, rest: jnp.broadcast_to(params, (images.shape[0], 3)),
+    loss_fn=lambda rest: lambda params, batch: batch.labels,
+    has_aux=False,
+    nothing=(),
 )
 EXAMPLES = Examples(np.zeros((5, 1), np.float32), np.array([2, 0, 2, 1, 2], np.int32))
 REPLICAS = jnp.array([[0.0, 1.0, 3.0], [2.0, 0.0, 0.0], [np.nan, 1.0, 2.0]])

@@ -41,7 +41,10 @@ def project(tmp_path, monkeypatch):
         "protocol": {"model": "MLP 256-256", "epochs": 60},
         "search": "by hand",
         "notes": ["A caveat."],
-        "machine": {"cores": 2, "cpu": "a CPU", "system": "Linux x86_64"},
+        "machine": {
+            **{"cores": 2, "cpu": "a CPU", "system": "Linux x86_64"},
+            **{"device": "cpu", "backend": "cpu"},
+        },
         "versions": {"python": "3.11.0", "jax": "0.10.2"},
         "seconds": 150.0,
     }

@@ -8,6 +8,19 @@ from matplotlib.transforms import Bbox
 from experiments.labels import Point, label_points
 
 
+def test_a_label_covers_no_point_without_a_label():
+    figure = Figure(figsize=(5, 4), dpi=100)
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 2), ylim=(0, 2))
+    mine = Point(1, 1, 0.9, 1.1, "mine", "#0072B2")
+    others = [Point(1, y, y, y, "", "#0072B2") for y in (0.8, 1.2)]
+    label_points(figure, axes, [mine], 11, others)
+    (text,) = axes.texts
+    box = text.get_window_extent()
+    for point in (mine, *others):
+        assert not box.contains(*axes.transData.transform((point.x, point.y)))
+
+
 def test_labels_do_not_overlap():
     figure = Figure(figsize=(10, 6), dpi=100)
     axes = figure.add_subplot()

@@ -1,0 +1,91 @@
+"""What one training is made of: everything that its result depends on, but the machine.
+
+Variants are made by `dataclasses.replace`; `python -m experiments.train` takes every field
+as an option.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import arg
+
+from experiments.augment import NOTHING, Augmentation
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run. The base optimizer is SGD with momentum, weight decay added to the
+    gradient behind the method, and a learning rate that falls to 0 as a cosine."""
+
+    dataset: Annotated[str, arg(help="By its TFDS name; or digits, which needs no files.")]
+    model: Annotated[str, arg(help="By its name in experiments/models/zoo.py.")]
+    method: Annotated[str, arg(help="By its name in experiments/methods.py.")]
+    epochs: Annotated[int, arg(help="Passes over the training examples.")]
+    learning_rate: Annotated[float, arg(help="At the first step; it falls as a cosine.")]
+    weight_decay: Annotated[float, arg(help="Times the weights, added to the gradient.")]
+    batch_size: Annotated[int, arg(help="Examples per step, all devices together.")] = 128
+    momentum: Annotated[float, arg(help="Of SGD.")] = 0.9
+    rho: Annotated[float | None, arg(help="Radius of the perturbation.")] = None
+    k: Annotated[
+        float | None, arg(help="Fraction of the batch with the highest losses.")
+    ] = None
+    beta: Annotated[float | None, arg(help="ESAM: share of the weights perturbed.")] = None
+    gamma: Annotated[float | None, arg(help="ESAM: share of the examples kept.")] = None
+    sigma: Annotated[float | None, arg(help="F-SAM: share of the average removed.")] = None
+    decay: Annotated[float | None, arg(help="Of F-SAM's or Momentum-SAM's average.")] = None
+    eta: Annotated[float | None, arg(help="ASAM: added to the weights' sizes.")] = None
+    norm: Annotated[str, arg(help="batch or group; small models have no choice.")] = "batch"
+    augmentation: Augmentation = NOTHING
+    train_examples: Annotated[
+        int | None,
+        arg(help="How many to train on, drawn once for all seeds; None: all."),
+    ] = None
+    validation_examples: Annotated[
+        int, arg(help="How many to hold out of the training examples, to look at.")
+    ] = 0
+    dtype: Annotated[
+        str, arg(help="Of the computation: float32 or bfloat16. Weights are float32.")
+    ] = "float32"
+    sync_ascent: Annotated[
+        bool, arg(help="Whether all devices climb together, or each on its own examples.")
+    ] = True
+    seed: Annotated[int, arg(help="Of weights, batches, augmentation and method.")] = 0
+
+
+# What a method may be given besides the common settings.
+OWN = ("rho", "k", "beta", "gamma", "sigma", "decay", "eta")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A result that somebody has published for a row.
+
+    Attributes:
+      accuracy: test accuracy, percent.
+      spread: what is printed behind it, or None.
+      seeds: how many runs it is the mean of; None if that isn't known.
+      source: where it is printed.
+    """
+
+    accuracy: float
+    spread: float | None
+    seeds: int | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named experiment.
+
+    Attributes:
+      name: what the command line calls it.
+      experiment: what it runs.
+      published: what somebody got with these settings; None if nothing is known.
+      origin: where the hyperparameters come from, and how those were chosen that no paper
+        gives. A sentence.
+    """
+
+    name: str
+    experiment: Experiment
+    published: Published | None
+    origin: str

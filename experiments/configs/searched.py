@@ -1,0 +1,47 @@
+"""Rows whose hyperparameters our own search chose: read from its file, not typed again."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.choices import FOLDER, path_of, read
+from experiments.configs.experiment import Experiment, Row
+from experiments.methods import DEFAULT
+
+
+def rows(
+    prefix: str, base: Experiment, remark: str, folder: Path = FOLDER
+) -> Iterable[Row]:
+    """A row for each method that the search on the base's dataset has chosen for.
+
+    Args:
+      prefix: of the names.
+      base: all but the method and what was chosen for it.
+      remark: a sentence about how the choice relates to the row's own data.
+      folder: of the files of choices.
+    """
+    choices = read(path_of(base.dataset, 0.0, folder))
+    for method in DEFAULT:
+        # A method that hasn't been searched for yet has no row, rather than a guess.
+        if choices.has(method, 0):
+            values: dict[str, Any] = choices.choice(method, 0).values
+            yield Row(
+                name=f"{prefix}_{method}",
+                experiment=replace(base, method=method, **values),
+                published=None,
+                origin=_origin(choices.settings, remark),
+            )
+
+
+def _origin(settings: dict[str, Any], remark: str) -> str:
+    protocol = settings["protocol"]
+    return (
+        f"Learning rate, weight decay and the method's own hyperparameters are ours, from "
+        f"experiments.search: the best of {settings['trials']} trials of "
+        f"{settings['seeds']} seeds each, trained on {protocol['train']:,} images for "
+        f"{protocol['epochs']} epochs in batches of {protocol['batch_size']}, by their "
+        f"accuracy on {protocol['validation']:,} validation images. {remark} Images were "
+        f"scaled as {protocol['pixels']}; here the mean is taken off, and the standard "
+        f"deviation divided by."
+    )

@@ -1,0 +1,1 @@
+"""Training one experiment from its first step to its report, whatever happens between."""

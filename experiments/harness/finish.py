@@ -1,0 +1,76 @@
+"""What a finished run leaves behind: result.json, and from it the report."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import files
+from experiments.cli import RunError
+from experiments.harness import folder, judging, metrics
+from experiments.harness.job import Job
+from experiments.step import TrainState
+
+# Of an evaluation, to find the best and to tell of the last.
+NEEDED = {"step", "epoch", "train_loss", "validation_accuracy", "test_accuracy"}
+
+
+def write(
+    where: Path, job: Job, state: TrainState, measured: Mapping[str, Any], command: str
+) -> dict[str, Any]:
+    """Writes result.json and returns its content.
+
+    All processes call this, for the sharpness; the first one writes.
+    """
+    found = {"sharpness": judging.sharpness(job, state), **measured}
+    if jax.process_index():
+        return {}
+    content = {"complete": True, "command": command, **about(job), **_ends(where, job)}
+    content |= found | {"machine": files.machine(), "versions": files.versions()}
+    files.write_json(where / folder.RESULT, content)
+    return files.plain(content)
+
+
+def about(job: Job) -> dict[str, Any]:
+    """What is trained, on what."""
+    test = job.inputs.judged["test"]
+    validation = job.inputs.judged.get("validation")
+    return {
+        "date": datetime.date.today().isoformat(),
+        **folder.plain(job.name, job.experiment),
+        "parameters": job.programs.parameters,
+        "dataset": {
+            "title": test.title,
+            "source": test.source,
+            "train": job.inputs.train.size,
+            "validation": validation.size if validation else 0,
+            "test": test.size,
+        },
+        "steps": job.steps,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def _ends(where: Path, job: Job) -> dict[str, Any]:
+    """The last evaluation, and the best: the last one that none is above."""
+    path = where / folder.METRICS
+    _, evaluations = metrics.read(path)
+    whole = all(record.keys() >= NEEDED for record in evaluations)
+    if not whole or not evaluations or evaluations[-1]["step"] != job.steps:
+        raise RunError(
+            f"{path} lacks evaluations or parts of them, and the run is at its end: "
+            f"delete its checkpoints to train again, or put the file back"
+        )
+    # Among equals the last one, as in `Checkpoints`.
+    best = max(evaluations, key=lambda record: (judging.score(record), record["step"]))
+    return {
+        "last": _numbers(evaluations[-1]),
+        "best": {**_numbers(best), "judged_by": judging.judged_by(job)},
+    }
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "kind"}

@@ -1,0 +1,123 @@
+"""One training step, the same in every program: gradient, optimizer, new weights."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, PyTree
+
+import ksam_jax
+from experiments.baselines import GradientState
+from experiments.models.pure import PureModel, Variables
+
+
+class Optimizer(NamedTuple):
+    """A method that makes the gradient, and the optimizer that it is chained before."""
+
+    gradient: optax.GradientTransformationExtraArgs
+    base: optax.GradientTransformation
+
+
+class TrainState(NamedTuple):
+    """What training carries from step to step.
+
+    Attributes:
+      params: the weights.
+      rest: BatchNorm's statistics, if the model has any.
+      gradient: the method's state.
+      base: the optimizer's.
+    """
+
+    params: PyTree
+    rest: PyTree
+    gradient: PyTree
+    base: PyTree
+
+
+class Note(NamedTuple):
+    """What a step says about itself; see `ksam_jax.SharpnessAwareInfo`.
+
+    All are infinite where the method doesn't know them, but the last.
+
+    Attributes:
+      loss, perturbed_loss, sharpness, ascent_norm, perturbation_norm, cosine: as there.
+      gradient_norm: of what the method hands to the optimizer: the descent gradient.
+    """
+
+    loss: Float[Array, ""]
+    perturbed_loss: Float[Array, ""]
+    sharpness: Float[Array, ""]
+    ascent_norm: Float[Array, ""]
+    perturbation_norm: Float[Array, ""]
+    cosine: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+def start(optimizer: Optimizer, variables: Variables) -> TrainState:
+    """The state before the first step."""
+    params, rest = variables
+    return TrainState(
+        params, rest, optimizer.gradient.init(params), optimizer.base.init(params)
+    )
+
+
+def train_step(
+    optimizer: Optimizer, model: PureModel, state: TrainState, batch: Any
+) -> tuple[TrainState, Note]:
+    """One whole step.
+
+    Args:
+      optimizer: the method and the base optimizer.
+      model: what is trained.
+      state: before the step.
+      batch: with `images`, `labels`, and each example's number as `index`.
+    """
+    no_gradient: Any = None  # The method makes its own.
+    gradient, told = optimizer.gradient.update(
+        no_gradient,
+        state.gradient,
+        state.params,
+        loss_fn=model.loss_fn(state.rest),
+        batch=batch,
+        has_aux=model.has_aux,
+    )
+    rest = state.rest
+    if model.has_aux:
+        statistics, told = _take_aux(told)
+        rest = nnx.merge_state(rest, statistics)
+    updates, base = optimizer.base.update(gradient, state.base, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, rest, told, base), _note(told, gradient)
+
+
+def _take_aux(told: PyTree) -> tuple[PyTree, PyTree]:
+    if isinstance(told, GradientState):
+        return told.aux, told._replace(aux=None)
+    return ksam_jax.take_aux(told)
+
+
+def _note(told: PyTree, gradient: PyTree) -> Note:
+    length = optax.tree.norm(gradient)
+    if isinstance(told, GradientState):
+        unknown = dict.fromkeys(Note._fields, jnp.full((), jnp.inf))
+        return Note(**unknown | {"loss": told.loss, "gradient_norm": length})
+    return Note(**ksam_jax.get_info(told)._asdict(), gradient_norm=length)
+
+
+def first_failure(notes: Note) -> int | None:
+    """The first of several steps, notes stacked (steps,), that isn't a number; or None.
+
+    A gradient that isn't finite spoils the weights at once. A loss may be infinite because
+    it isn't known, but never NaN.
+    """
+    unknown = np.isnan(notes.loss) | np.isnan(notes.perturbed_loss)
+    bad = unknown | ~np.isfinite(notes.gradient_norm)
+    return int(np.argmax(bad)) if bad.any() else None
+
+
+def stacked(notes: list[Note]) -> Note:
+    """The notes of several steps, each number as an array (steps,) on the host."""
+    return jax.tree.map(lambda *values: np.stack(values), *jax.device_get(notes))
