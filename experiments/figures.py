@@ -192,6 +192,18 @@ BLOCKS = (
     ),
     Block(
         Path("docs/results.md"),
+        "cifar10-resnet8",
+        (REFERENCE / "reproduce" / "cifar10_resnet8" / "results.json",),
+        reproduced,
+    ),
+    Block(
+        Path("docs/training.md"),
+        "throughput",
+        (REFERENCE / "throughput" / "throughput.json",),
+        pipeline,
+    ),
+    Block(
+        Path("docs/results.md"),
         "remembered",
         (REFERENCE / "remembered" / "digits" / "results.json",),
         comparison,
