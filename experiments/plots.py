@@ -1,6 +1,6 @@
 """A comparison or a reproduced table as a picture: accuracy against cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,9 +144,7 @@ def _write_titles(figure: Figure, axes: Axes, content: Content, hollow: bool) ->
     meaning = "; hollow: published" if hollow else ""
     lines = [report.title(content), report.accuracy_note(content) + meaning]
     # Splits differ more than methods do: what counts is the paired difference.
-    lines += [
-        ": ".join((row[0], " points, ".join(row[1:]))) for row in _differences(content)
-    ]
+    lines += [_difference(*row) for row in report.difference_rows(_first(content))]
     figure.text(
         0.02,
         0.93,
@@ -158,10 +156,17 @@ def _write_titles(figure: Figure, axes: Axes, content: Content, hollow: bool) ->
     )
 
 
-def _differences(content: Content) -> Sequence[Sequence[str]]:
+def _first(content: Content) -> Content:
+    """The content with the first difference only, of methods that are shown."""
     shown = content["methods"].keys()
     both = [d for d in content["differences"] if {d["method"], d["minus"]} <= shown]
-    return report.difference_rows({**content, "differences": both[:1]})
+    return {**content, "differences": both[:1]}
+
+
+def _difference(what: str, points: str, interval: str) -> str:
+    # One pair has no interval, and says so in a table only.
+    _, alone, over = interval.rpartition("none: ")
+    return f"{what}: {points} points" + (f" ({over})" if alone else f", {interval}")
 
 
 # Never a window: this runs on servers, and in tests.
