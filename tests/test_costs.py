@@ -34,6 +34,13 @@ models = pytest.mark.parametrize("model", [on_one_worker(m) for m in PROBLEMS])
 BASE = optax.sgd(0.1, momentum=0.9)
 
 
+def also_on_the_cnn(everywhere, other):
+    """Every model with the one keep; with the other the model that compiles quickly."""
+    cases = [on_one_worker(model, everywhere) for model in PROBLEMS]
+    cases.append(on_one_worker("cnn_group_norm", other))
+    return pytest.mark.parametrize(("model", "keep"), cases)
+
+
 def operations(step, *arguments):
     """XLA's count for a compiled function (fewer LLVM optimizations don't change it)."""
     shapes = jax.eval_shape(lambda: arguments)
@@ -91,15 +98,13 @@ def test_the_count_sees_the_convolutions_of_the_cnn():
 # The lower limits are there so that a count that misses something can't pass.
 
 
-@models
-@pytest.mark.parametrize("keep", ["all", "matmuls"])
+@also_on_the_cnn("all", "matmuls")
 def test_k_sam_with_a_shared_forward_pass_costs_at_most_077_of_sgd(model, keep):
     count = sharpness_aware(model, ksam_jax.k_sam(k=0.25), keep)
     assert 0.74 < count / sgd(model) <= 0.77
 
 
-@models
-@pytest.mark.parametrize("keep", ["nothing", None])
+@also_on_the_cnn("nothing", None)
 def test_k_sam_recomputing_costs_at_most_085_of_sgd(model, keep):
     count = sharpness_aware(model, ksam_jax.k_sam(k=0.25), keep)
     assert 0.82 < count / sgd(model) <= 0.85
@@ -118,15 +123,13 @@ def test_esam_with_a_shared_forward_pass_costs_at_most_170_of_sgd(model, keep):
     assert 1.65 < count / sgd(model) <= 1.70
 
 
-@models
-@pytest.mark.parametrize("keep", ["all", "matmuls"])
+@also_on_the_cnn("all", "matmuls")
 def test_k_momentum_sam_with_a_shared_forward_pass_costs_at_most_052_of_sgd(model, keep):
     count = sharpness_aware(model, ksam_jax.k_momentum_sam(k=0.25, decay=0.9), keep)
     assert 0.49 < count / sgd(model) <= 0.52
 
 
-@models
-@pytest.mark.parametrize("keep", ["nothing", None])
+@also_on_the_cnn("nothing", None)
 def test_k_momentum_sam_recomputing_costs_at_most_060_of_sgd(model, keep):
     count = sharpness_aware(model, ksam_jax.k_momentum_sam(k=0.25, decay=0.9), keep)
     assert 0.57 < count / sgd(model) <= 0.60

@@ -59,20 +59,11 @@ def flip(folder):
     largest(folder).write_bytes(content)
 
 
-def remove(folder):
-    largest(folder).unlink()
-
-
 def empty(folder):
     (folder / "about" / "metadata").write_text("")
 
 
-def remove_all(folder):
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@pytest.mark.parametrize("damage", [truncate, flip, remove, empty, remove_all])
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
 def test_a_damaged_checkpoint_is_told_of_and_the_one_before_used(stopped, damage):
     damage(stopped / "checkpoints" / str(LAST))
     found = runs.run(stopped)
