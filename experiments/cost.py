@@ -5,20 +5,17 @@ are taken is in `experiments.timing`.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.timing import Burst, interleaved, ratio
+from experiments.timing import Burst, State, interleaved, ratio, repeated
 
 ROUNDS = 25
 BURST_SECONDS = 0.02
-
-State = TypeVar("State")
 
 
 class Cost(NamedTuple):
@@ -50,16 +47,8 @@ class Step(NamedTuple):
 
 
 def carried(operations: float, step: Callable[[State], State], state: State) -> Step:
-    """A step that may take its state's memory: each goes on from where the last ended."""
-
-    def burst(steps: int) -> float:
-        nonlocal state
-        start = time.perf_counter()
-        for _ in range(steps):
-            state = step(state)
-        jax.block_until_ready(state)
-        return (time.perf_counter() - start) / steps
-
+    """A step that may take its state's memory, warmed up."""
+    burst = repeated(step, state)
     burst(2)
     return Step(operations, burst)
 

@@ -1,5 +1,6 @@
 """The methods that are compared: one row each."""
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ class Method:
     remembers: bool = False
     by_default: bool = True
     mark: str | None = None
+
+    @property
+    def takes(self) -> Mapping[str, inspect.Parameter]:
+        """All that `gradient` may be given, with defaults, by name."""
+        return inspect.signature(self.gradient).parameters
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:

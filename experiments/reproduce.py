@@ -13,7 +13,6 @@ A run whose loss isn't finite is noted in its folder as failed.json, and in the 
 Example: python -m experiments.reproduce --table digits --methods sgd sam k_sam --seeds 3
 """
 
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -32,7 +31,7 @@ from experiments.configs.rows import ROWS
 from experiments.configs.tables import TABLES, Table
 from experiments.harness import costs, folder, grid, job, tabulated
 from experiments.harness.grid import Cell, Jobs, Outcome
-from experiments.harness.stopping import StoppedError
+from experiments.harness.stopping import stoppable
 from experiments.models import zoo
 from experiments.options import DataDir
 from experiments.watch import Alone, Watch
@@ -100,20 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         listing.show_tables(progress.console(), shown)
         return 0
     table, cells = _checked(config)
-    again = "Start all processes again with the same command: it goes on."
-    with distributed.start(config, again, preemption=True) as watch:
-        try:
-            _reproduce(table, cells, config, watch)
-        # Caught here, since all processes get here and may wait for each other.
-        except StoppedError as stop:
-            print(stop, file=sys.stderr)
-            return stop.status
-        except OSError as error:
-            raise RunError(
-                f"can't write to {config.out}: {error.strerror or error}; runs that were "
-                f"finished are whole, and the same command goes on when there is room"
-            ) from error
-    return 0
+    try:
+        return stoppable(config, lambda watch: _reproduce(table, cells, config, watch))
+    except OSError as error:
+        raise RunError(
+            f"can't write to {config.out}: {error.strerror or error}; runs that were "
+            f"finished are whole, and the same command goes on when there is room"
+        ) from error
 
 
 def _checked(config: Config) -> tuple[Table, list[Cell]]:

@@ -18,7 +18,7 @@ def show(content: Content, console: Console) -> None:
     for note in (*report.source_notes(content), *report.notes(content)):
         console.print(note, style="dim", highlight=False)
     if content["differences"]:
-        console.print(_table(report.DIFFERENCE_HEADERS, report.difference_rows(content)))
+        console.print(table(report.DIFFERENCE_HEADERS, report.difference_rows(content)))
 
 
 def _fitting(content: Content, console: Console) -> Table:
@@ -31,8 +31,8 @@ def _fitting(content: Content, console: Console) -> Table:
     broken = [name.replace(" / ", "\n/ ") for name in names]
     for header in (names, broken):
         if _least_width(header, cells) <= console.width:
-            return _table(header, cells, above, wrap=False)
-    return _table(broken, cells, above)
+            return table(header, cells, above, wrap=False)
+    return table(broken, cells, above)
 
 
 def _least_width(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
@@ -47,13 +47,14 @@ def _least_width(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     return sum(lengths) + 3 * (len(lengths) - 1) + 4
 
 
-def _table(
+def table(
     headers: Sequence[str],
     rows: Sequence[Sequence[str]],
     title: str = "",
     *,
     wrap: bool = True,
 ) -> Table:
+    """Figures are aligned to the right."""
     table = Table(
         title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )

@@ -20,12 +20,10 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from tyro.conf import arg
 
-from experiments import cli, files, progress, sharded, timing
+from experiments import cli, files, progress, sharded, terminal, timing
 from experiments.configs import rows
 from experiments.configs.experiment import Row
 from experiments.harness import job
@@ -80,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise cli.UsageError("--configs has nothing to measure; name some of --list's")
     content = _content(config, found)
     files.write_json(config.out / "throughput.json", content)
-    _show(console, content)
+    console.print(terminal.table(HEADERS, table(content)))
     console.print(f"written: {config.out / 'throughput.json'}")
     return 0
 
@@ -126,16 +124,8 @@ def _pipeline(ready: Job) -> Callable[[int], float]:
 def _step(ready: Job) -> Callable[[int], float]:
     size = ready.experiment.batch_size
     rows = sharded.global_batch(ready.mesh, size, next(ready.batches()))
-    state, seed = ready.start(), jnp.int32(0)
-
-    def burst(count: int) -> float:
-        nonlocal state
-        start = time.perf_counter()
-        for _ in range(count):
-            state, _ = ready.programs.step(state, rows, seed)
-        jax.block_until_ready(state)
-        return (time.perf_counter() - start) / count
-
+    step, seed = ready.programs.step, jnp.int32(0)
+    burst = timing.repeated(lambda state: step(state, rows, seed)[0], ready.start())
     burst(1)
     return burst
 
@@ -163,15 +153,6 @@ def table(content: Content) -> list[tuple[str, ...]]:
         )
         for name, entry in content["configs"].items()
     ]
-
-
-def _show(console: Console, content: Content) -> None:
-    shown = Table(box=box.SIMPLE_HEAD)
-    for header in HEADERS:
-        shown.add_column(header, justify="left" if header == HEADERS[0] else "right")
-    for row in table(content):
-        shown.add_row(*row)
-    console.print(shown)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,31 @@ compares two bursts of one round, so that what slows the machine for a while slo
 """
 
 import statistics
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import jax
+
 Name = TypeVar("Name", bound=Hashable)
+State = TypeVar("State")
 
 # Runs so many steps and returns the seconds that one of them took.
 Burst = Callable[[int], float]
+
+
+def repeated(step: Callable[[State], State], state: State) -> Burst:
+    """Bursts of a step that may take its state's memory: each goes on from the last."""
+
+    def burst(steps: int) -> float:
+        nonlocal state
+        start = time.perf_counter()
+        for _ in range(steps):
+            state = step(state)
+        jax.block_until_ready(state)
+        return (time.perf_counter() - start) / steps
+
+    return burst
 
 
 def interleaved(

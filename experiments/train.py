@@ -12,7 +12,6 @@ Example: python -m experiments.train --config digits_k_sam --epochs 30 --seed 1
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from experiments.configs import rows
 from experiments.configs.experiment import Experiment, Row
 from experiments.harness import job, run
 from experiments.harness.loop import Pace
-from experiments.harness.stopping import StoppedError
+from experiments.harness.stopping import stoppable
 from experiments.options import DataDir
 from experiments.watch import Alone, Watch
 
@@ -75,15 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if row is None:
         raise cli.UsageError("--config NAME is missing; --list shows the names")
     _check(config)
-    again = "Start all processes again with the same command: it goes on."
-    with distributed.start(config, again, preemption=True) as watch:
-        try:
-            _run(row, config, watch)
-        # Caught here, since all processes get here and may wait for each other.
-        except StoppedError as stop:
-            print(stop, file=sys.stderr)
-            return stop.status
-    return 0
+    return stoppable(config, lambda watch: _run(row, config, watch))
 
 
 def _run(row: Row, config: Config, watch: Watch | Alone) -> None:

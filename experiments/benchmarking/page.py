@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.benchmarking import report
 from experiments.benchmarking.contenders import CONTENDERS
-from experiments.report import made_on
+from experiments.report import accelerator, made_on
 
 Content = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
@@ -38,9 +38,7 @@ def details(content: Content, table: Callable[[Sequence[str], Rows], str]) -> st
 
 def how(content: Content) -> str:
     """The command, the machine, the versions."""
-    machine = content["machine"]
-    device = "" if machine["backend"] == "cpu" else machine["device"]
-    return f"Command: `{content['command']}`; {made_on(content, device)}."
+    return f"Command: `{content['command']}`; {made_on(content, accelerator(content))}."
 
 
 def _by_method(content: Content) -> dict[str, Content]:

@@ -99,15 +99,7 @@ class Model:
         params, rest = jax.tree.map(jnp.copy, (self.params, self.rest))
         carry = self._carry(program.training, params, rest)
 
-        def burst(steps: int) -> float:
-            nonlocal carry
-            start = time.perf_counter()
-            for _ in range(steps):
-                carry = run(carry, batch)
-            jax.block_until_ready(carry)
-            return (time.perf_counter() - start) / steps
-
-        return burst
+        return timing.repeated(lambda carry: run(carry, batch), carry)
 
     def _carry(self, training: Training, params: PyTree, rest: PyTree) -> Carry:
         return Carry(params, rest, training.init(params))

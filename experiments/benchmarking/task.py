@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 import ksam_jax
 from experiments.configs.benchmark import Workload
+from experiments.models.pure import cross_entropy
 
 LossFn = Callable[[PyTree, Any], Any]
 
@@ -63,24 +63,20 @@ def make_task(build: Callable[[nnx.Rngs], Any]) -> Task:
     def losses(rest: PyTree) -> LossFn:
         def loss_fn(params: PyTree, batch: Batch) -> Any:
             model = nnx.merge(graphdef, params, rest, copy=True)
-            found = _cross_entropy(model(batch.inputs), batch.labels)
+            found = cross_entropy(model(batch.inputs), batch.labels)
             return (found, nnx.state(model, nnx.BatchStat)) if has_statistics else found
 
         return loss_fn
 
     def example_loss(params: PyTree, example: Batch) -> Float[Array, ""]:
         model = nnx.merge(graphdef, params, no_rest, copy=True)
-        return _cross_entropy(model(example.inputs[None])[0], example.labels)
+        return cross_entropy(model(example.inputs[None])[0], example.labels)
 
     def example_losses(keep: str) -> LossFn:
         what = int(keep) if keep.isdecimal() else keep
         return ksam_jax.per_example(example_loss, keep=what)
 
     return Task(init, losses, None if has_statistics else example_losses)
-
-
-def _cross_entropy(logits: Array, labels: Array) -> Array:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def random_batch(workload: Workload, size: int) -> Batch:

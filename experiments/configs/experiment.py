@@ -89,3 +89,8 @@ class Row:
     experiment: Experiment
     published: Published | None
     origin: str
+
+    @property
+    def family(self) -> str:
+        """What the names of all rows begin with that differ in the method only."""
+        return self.name.removesuffix(f"_{self.experiment.method}")

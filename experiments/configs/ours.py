@@ -18,8 +18,7 @@ def ours(row: Row, folder: Path = FOLDER) -> Published | None:
       folder: of reproduced tables, one folder each.
     """
     method = row.experiment.method
-    table = row.name.removesuffix(f"_{method}")
-    content = _content(folder / table / "results.json")
+    content = _content(folder / row.family / "results.json")
     entry = content.get("methods", {}).get(method)
     if entry is None or not _is_of(entry, row, content):
         return None
@@ -31,7 +30,7 @@ def ours(row: Row, folder: Path = FOLDER) -> Published | None:
         spread=None if std is None else 100 * std,
         seeds=found["seeds"],
         source=f"Ours, {found['seeds']} seeds, {content['machine']['cpu']} "
-        f"(results/reference/reproduce/{table})".replace(" 1 seeds", " 1 seed"),
+        f"(results/reference/reproduce/{row.family})".replace(" 1 seeds", " 1 seed"),
     )
 
 

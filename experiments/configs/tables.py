@@ -35,8 +35,7 @@ def by_family(rows: Iterable[Row]) -> dict[str, Table]:
     """A table for each family, in the order of its first row."""
     families: dict[str, list[Row]] = {}
     for row in rows:
-        name = row.name.removesuffix(f"_{row.experiment.method}")
-        families.setdefault(name, []).append(row)
+        families.setdefault(row.family, []).append(row)
     return {name: _table(name, family) for name, family in families.items()}
 
 

@@ -18,18 +18,13 @@ METRICS, RESULT, CHECKPOINTS = "metrics.jsonl", "result.json", "checkpoints"
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[Path]:
+def claimed(folder: Path) -> Iterator[None]:
     """Holds the folder for this process, until it ends in whatever way.
 
     Raises:
       UsageError: if it can't be written to, or another process holds it.
     """
-    with _locked(cli.writable(folder)):
-        yield folder
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+    cli.writable(folder)
     try:
         file = (folder / LOCK).open("a+")
     except OSError as error:
@@ -61,16 +56,14 @@ def plain(name: str, experiment: Experiment) -> dict[str, Any]:
     return {"name": name, "experiment": files.plain(dataclasses.asdict(experiment))}
 
 
-def check_same(
-    saved: Mapping[str, Any], experiment: Experiment, where: Path, *, seed: bool = True
-) -> None:
+def check_same(saved: Mapping[str, Any], experiment: Experiment, where: Path) -> None:
     """Raises a UsageError if `saved`, as made by `plain`, is of another experiment."""
     mine = files.plain(dataclasses.asdict(experiment))
     theirs = saved.get("experiment")
     if not isinstance(theirs, Mapping):
         raise UsageError(f"{where} has no experiment's settings: give another --out")
     for name in mine | theirs:
-        if mine.get(name) != theirs.get(name) and (seed or name != "seed"):
+        if mine.get(name) != theirs.get(name):
             option = f"--{name.replace('_', '-')}"
             raise UsageError(
                 f"{where} has a run with {option} {theirs.get(name)}, and this is one with "

@@ -109,7 +109,6 @@ def check(experiment: Experiment) -> None:
         raise UsageError(f"--seed must be below {2**31}; got {experiment.seed}")
     if experiment.momentum >= 1:
         raise UsageError(f"--momentum must be below 1; got {experiment.momentum:g}")
-    programs.own(experiment)
     try:
         programs.check(experiment)
     # The library names the argument, the rule and the value.

@@ -64,6 +64,8 @@ class Loop:
         self._speeds: list[float] = []
         self._seconds = 0.0
         self._saved: int | None = None
+        # Once: to make it takes as long as to place a batch.
+        self._seed = jnp.int32(job.experiment.seed)
         self._rate = schedule(job.experiment.learning_rate, job.steps)
 
     def run(self, restored: Restored | None) -> tuple[TrainState, dict[str, Any]]:
@@ -98,7 +100,7 @@ class Loop:
     def _step(self, state: TrainState, batches: Batches) -> TrainState:
         experiment = self._job.experiment
         rows = sharded.global_batch(self._job.mesh, experiment.batch_size, next(batches))
-        state, note = self._job.programs.step(state, rows, jnp.int32(experiment.seed))
+        state, note = self._job.programs.step(state, rows, self._seed)
         self._notes.append(note)
         return state
 

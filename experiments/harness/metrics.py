@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from experiments.cli import UsageError
 from experiments.files import plain
+from experiments.harness.folder import METRICS
 
 Record = Mapping[str, Any]
 
@@ -43,7 +44,7 @@ class Metrics:
 
     def __init__(self, folder: Path, after_step: int):
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         _forget(path, after_step)
         with ExitStack() as files:
             self._lines = files.enter_context(path.open("ab"))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -170,7 +169,7 @@ def _judge(
 
 
 def _optimizer(experiment: Experiment, examples: int, seed: Any) -> Optimizer:
-    values = own(experiment) | {name: getattr(experiment, name) for name in COMMON}
+    values = _own(experiment) | {name: getattr(experiment, name) for name in COMMON}
     return optimizer(
         METHODS[experiment.method],
         values,
@@ -183,20 +182,19 @@ def _optimizer(experiment: Experiment, examples: int, seed: Any) -> Optimizer:
 
 
 def check(experiment: Experiment) -> None:
-    """Raises what the method says of its arguments, before anything is loaded."""
-    own(experiment)
-    _optimizer(experiment, 2 * experiment.batch_size, 0)
-
-
-def own(experiment: Experiment) -> dict[str, float]:
-    """The method's own arguments that the experiment sets.
+    """Raises what is wrong with the method's arguments, before anything is loaded.
 
     Raises:
       UsageError: if the method doesn't take one of them, or needs another.
+      ValueError, TypeError: what the method itself says of their values.
     """
-    method = METHODS[experiment.method]
+    _optimizer(experiment, 2 * experiment.batch_size, 0)
+
+
+def _own(experiment: Experiment) -> dict[str, float]:
+    """The method's own arguments that the experiment sets."""
     given = {name: getattr(experiment, name) for name in OWN}
-    takes = inspect.signature(method.gradient).parameters
+    takes = METHODS[experiment.method].takes
     for name, value in given.items():
         if value is not None and name not in takes:
             valid = ", ".join(f"--{other}" for other in OWN if other in takes)
@@ -216,6 +214,6 @@ def own(experiment: Experiment) -> dict[str, float]:
 
 
 def _devices(experiment: Experiment) -> dict[str, Any]:
-    takes = inspect.signature(METHODS[experiment.method].gradient).parameters
+    takes = METHODS[experiment.method].takes
     known: dict[str, Any] = {"axis_name": DATA, "sync_ascent": experiment.sync_ascent}
     return {name: value for name, value in known.items() if name in takes}

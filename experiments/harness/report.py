@@ -1,6 +1,5 @@
 """A finished run as a page: what came out, from what settings, at what cost."""
 
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from experiments.configs.experiment import OWN
 from experiments.evaluation import RADIUS
 from experiments.harness import curves
+from experiments.harness.folder import METRICS, RESULT
 from experiments.harness.metrics import read
 from experiments.methods import METHODS, label
 from experiments.models.zoo import MODELS
@@ -22,8 +22,8 @@ PICTURE = "curves.png"
 
 def write(folder: Path) -> None:
     """Makes report.md and its picture, from result.json and metrics.jsonl."""
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    train, evaluations = read(folder / "metrics.jsonl")
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    train, evaluations = read(folder / METRICS)
     titles = title(result), _below(result)
     curves.draw(folder / PICTURE, titles, train, evaluations, _best_epoch(result))
     (folder / "report.md").write_text(_page(result), encoding="utf-8")
@@ -141,7 +141,7 @@ def _settings(result: Content) -> list[tuple[str, str]]:
     """All that was set, or left at the method's default; what isn't of it is left out."""
     rows = [("experiment", result["name"])]
     experiment = result["experiment"]
-    takes = inspect.signature(METHODS[experiment["method"]].gradient).parameters
+    takes = METHODS[experiment["method"]].takes
     for name, value in experiment.items():
         is_default = value is None and name in OWN and name in takes
         shown: Any = takes[name].default if is_default else value

@@ -1,13 +1,17 @@
 """Being told to stop: finish the step, save, and go."""
 
 import signal
+import sys
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import jax
 from jax.experimental import multihost_utils
 
+from experiments import distributed
 from experiments.cli import RunError
+from experiments.watch import Alone, Watch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -25,6 +29,24 @@ class StoppedError(RunError):
             f"stopped by {self.signal.name} after step {step}; it is saved, and the same "
             f"command goes on from there"
         )
+
+
+def stoppable(options: distributed.Options, work: Callable[[Watch | Alone], object]) -> int:
+    """Does the work in all processes, and returns the exit status.
+
+    Args:
+      options: which process this is.
+      work: what to do; it is given who wants to know of each step.
+    """
+    again = "Start all processes again with the same command: it goes on."
+    with distributed.start(options, again, preemption=True) as watch:
+        try:
+            work(watch)
+        # Caught here, since all processes get here and may wait for each other.
+        except StoppedError as stop:
+            print(stop, file=sys.stderr)
+            return stop.status
+    return 0
 
 
 class Signals:
