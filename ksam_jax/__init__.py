@@ -44,6 +44,11 @@ from ._selection import top_k_mask as top_k_mask
 from ._forward import per_example as per_example
 
 # isort: split
+# Around a method, or a whole chain: training in float16.
+from ._loss_scale import LossScaleState as LossScaleState
+from ._loss_scale import dynamic_loss_scale as dynamic_loss_scale
+
+# isort: split
 # Reading results out of an optimizer state.
 from ._info import SharpnessAwareInfo as SharpnessAwareInfo
 from ._reading import get_info as get_info

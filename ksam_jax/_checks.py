@@ -4,6 +4,7 @@ Checks of values skip tracers, so that `optax.inject_hyperparams` and `jax.vmap`
 a hyperparameter work.
 """
 
+import itertools
 import math
 import numbers
 from collections.abc import Callable, Hashable
@@ -58,6 +59,34 @@ def offset(call: str, eta: Any) -> None:
     """Checks that ASAM's `eta` is a finite number >= 0."""
     rule = "a finite number >= 0"
     scalar(call, "eta", eta, rule, lambda e: e >= 0 and math.isfinite(e))
+
+
+def loss_scale(value: Any) -> None:
+    """Checks that `value` is None or a number that gradients can be divided by."""
+    if value is not None:
+        _positive("tx.update", "loss_scale", value)
+
+
+def dynamic_scale(call: str, interval: Any, factor: Any, **bounds: Any) -> None:
+    """Checks how a loss scale moves; `bounds` are its limits and start, in rising order."""
+    if not isinstance(interval, Tracer):
+        size(call, "growth_interval", interval)
+    rule = "a finite number > 1"
+    scalar(call, "factor", factor, rule, lambda f: f > 1 and math.isfinite(f))
+    for name, value in bounds.items():
+        _positive(call, name, value)
+    for (low, less), (high, more) in itertools.pairwise(bounds.items()):
+        is_known = not isinstance(less, Tracer) and not isinstance(more, Tracer)
+        if is_known and float(less) > float(more):
+            raise ValueError(
+                f"{call}({low}={less!r}, {high}={more!r}): {low} must be at most {high}; "
+                f"got {less!r} above {more!r}; pass a smaller {low} or a larger {high}."
+            )
+
+
+def _positive(call: str, name: str, value: Any) -> None:
+    rule = "a finite number > 0"
+    scalar(call, name, value, rule, lambda s: s > 0 and math.isfinite(s))
 
 
 def seed(call: str, value: Any) -> None:

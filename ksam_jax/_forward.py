@@ -21,6 +21,7 @@ from ._microbatches import gradient_in_turn, join_microbatches, losses_in_turn
 from ._residuals import pull_back_rows, split_linearized
 from ._rows import Chosen, cotangent, mean_weights, take
 from ._statistics import mean_of_parts
+from ._tree import divided
 
 # What computing can raise, as opposed to tracing: not about `keep`.
 _RUNTIME_ERRORS = (FloatingPointError, jax.errors.JaxRuntimeError)
@@ -90,11 +91,17 @@ def per_example(
 
 
 class Loss(NamedTuple):
-    """The user's loss, with one calling convention and checked results."""
+    """The user's loss, with one calling convention and checked results.
+
+    Attributes:
+      scale: what the loss is multiplied by on the way back, and its gradient divided by;
+        None to do neither.
+    """
 
     loss_fn: Any
     has_aux: bool
     num_microbatches: int = 1
+    scale: Any = None
 
     def __call__(self, params: PyTree, batch: PyTree) -> tuple[Float[Array, " N"], Any]:
         """Returns `(losses, aux)`, aux being None where the user has none."""
@@ -105,6 +112,21 @@ class Loss(NamedTuple):
     def is_per_example(self) -> bool:
         """Whether aux has one row per example."""
         return isinstance(self.loss_fn, PerExample)
+
+    def scaled(self, weights: Float[Array, " rows"]) -> Float[Array, " rows"]:
+        """What to pull back for these weights, before it takes the dtype of the losses.
+
+        In float16 the scale alone may be too large a number, and the weight too small.
+        """
+        if self.scale is None:
+            return weights
+        return weights * jnp.asarray(self.scale, weights.dtype)
+
+    def unscaled(self, gradient: PyTree) -> PyTree:
+        """The gradient of the loss itself, from what was pulled back."""
+        if self.scale is None:
+            return gradient
+        return jax.tree.map(lambda g: divided(g, self.scale), gradient)
 
 
 class Pass(NamedTuple):
@@ -127,13 +149,14 @@ def weighted(
     loss: Loss, params: PyTree, batch: PyTree, weights: Float[Array, " N"]
 ) -> tuple[Float[Array, " N"], Any, PyTree]:
     """As `forward`, and the gradient of the weighted sum of the losses."""
+    weights = loss.scaled(weights)
     if loss.num_microbatches > 1:
         parts = loss.num_microbatches
         losses, aux, gradient = gradient_in_turn(loss, params, batch, weights, parts)
-        return losses, _joined(loss, aux), uphill(gradient)
+        return losses, _joined(loss, aux), loss.unscaled(uphill(gradient))
     losses, pull_back, aux = jax.vjp(lambda p: loss(p, batch), params, has_aux=True)
     (gradient,) = pull_back(cotangent(weights, losses))
-    return losses, aux, uphill(gradient)
+    return losses, aux, loss.unscaled(uphill(gradient))
 
 
 def _joined(loss: Loss, aux: PyTree) -> PyTree:
@@ -208,9 +231,10 @@ def _shared(keep: str | int, loss: Loss, params: PyTree, batch: PyTree) -> Pass:
     _arguments.losses_and_aux((losses, aux), n, has_aux=True)
 
     def gradient(chosen: Chosen) -> PyTree:
-        weights = mean_weights(chosen.counts)
+        weights = loss.scaled(mean_weights(chosen.counts))
         weights = cotangent(weights, take(losses, chosen.indices))
-        return uphill(pull_back_rows(linear, params, chosen.indices, weights))
+        gradient = pull_back_rows(linear, params, chosen.indices, weights)
+        return loss.unscaled(uphill(gradient))
 
     return Pass(losses, aux, gradient)
 

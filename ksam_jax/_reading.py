@@ -70,13 +70,21 @@ def take_aux(opt_state: Any) -> tuple[Any, Any]:
     Reference:
       None; ours.
     """
-    aux = _the_state("take_aux", opt_state).aux
-    emptied = jax.tree.map(
+    return _the_state("take_aux", opt_state).aux, without_aux(opt_state)
+
+
+def without_aux(opt_state: Any) -> Any:
+    """The state at rest."""
+    return jax.tree.map(
         lambda x: x._replace(aux=None) if _is_ours(x) else x,
         opt_state,
         is_leaf=_is_ours,
     )
-    return aux, emptied
+
+
+def our_states(opt_state: Any) -> list[SharpnessAwareState]:
+    """The states of sharpness-aware transformations that are in there."""
+    return [x for x in jax.tree.leaves(opt_state, is_leaf=_is_ours) if _is_ours(x)]
 
 
 def _is_ours(x: Any) -> bool:
@@ -84,7 +92,7 @@ def _is_ours(x: Any) -> bool:
 
 
 def _the_state(call: str, opt_state: Any) -> SharpnessAwareState:
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_ours) if _is_ours(x)]
+    found = our_states(opt_state)
     if len(found) != 1:
         raise ValueError(
             f"{call}(opt_state): opt_state must hold the state of exactly one "

@@ -30,7 +30,7 @@ def sharpness_aware(
     with P the perturbation, and A and D the examples that `ascent` and `descent` select.
     The result `u_t` is a gradient: chain any optimizer behind it.
 
-    `update(updates, state, params, *, loss_fn, batch, has_aux=False)`:
+    `update(updates, state, params, *, loss_fn, batch, has_aux=False, loss_scale=None)`:
 
     - `updates`: None; or, where the climb uses all examples, the gradient of the mean
       loss at `params` if the caller has it already, which is then not computed again.
@@ -45,6 +45,10 @@ def sharpness_aware(
       (typed) dropout key, and it keeps it in both passes.
     - aux is that of the clean pass over the whole batch, which is run for it if the step
       has none; take it with `take_aux`.
+    - `loss_scale`: for a model that computes in float16: a number > 0, may be traced, by
+      which the loss is multiplied in every backward pass and its gradient divided again,
+      so that nothing else sees it. `both_finite` of the state then tells whether that
+      held; `dynamic_loss_scale` passes it, chooses it and skips the steps where it didn't.
 
     Chain clipping and weight decay behind it: in front there are no updates to act on.
     `optax.masked`, `partition`, `flatten`, `MultiSteps` and `apply_if_finite` map over

@@ -46,6 +46,7 @@ def take_step(
         recipe.ascent.after(flags, descent, ascent),
         _learned(problem, recipe.descent, moved.fall, states.descent),
         as_info(told),
+        state.both_finite,
         aux,
     )
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
@@ -18,6 +19,7 @@ from ._past_descent import PastDescent
 from ._selection import Selection
 from ._state import SharpnessAwareState
 from ._step import take_step
+from ._tree import all_finite
 
 
 def transformation(
@@ -51,6 +53,7 @@ def transformation(
             ascent=recipe.ascent.init(flags, params),
             descent=optax.EmptyState() if descent is ascent else descent.init(),
             info=blank_info(params),
+            both_finite=jnp.array(True),
         )
 
     def update_fn(
@@ -61,9 +64,11 @@ def transformation(
         loss_fn: Any = None,
         batch: Any = None,
         has_aux=False,
+        loss_scale: Any = None,
         **extra_args,
     ):
         _arguments.present(params, loss_fn, batch)
+        _checks.loss_scale(loss_scale)
         params = _arguments.parameters("tx.update", params)
         given = _arguments.gradient_or_none(updates, params, _climbs_on(recipe, groups))
         batch = _arguments.batch_arrays(batch)
@@ -73,11 +78,12 @@ def transformation(
             _arguments.selects_on_shards(call, batch, groups)
         if not sync_ascent:
             _arguments.device_s_own(call, given, batch, axis)
-        loss = Loss(loss_fn, has_aux, num_microbatches)
+        loss = Loss(loss_fn, has_aux, num_microbatches, loss_scale)
         problem = Problem(loss, batch, groups, axis)
         here = recipe._replace(flags=perturbed_leaves(call, mask, params))
         gradient, state = take_step(here, problem, params, given, state, extra_args)
-        return _cast_like(gradient, params), state
+        gradient = _cast_like(gradient, params)
+        return gradient, state if loss_scale is None else _judged(state, gradient)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -87,6 +93,16 @@ def _climbs_on(recipe: Recipe, groups: int) -> str | None:
     if recipe.ascent.climbs_on_all and not recipe.sync_ascent and groups > 1:
         return f"{recipe.call}(sync_ascent=False, groups={groups})"
     return None if recipe.ascent.climbs_on_all else recipe.ascent.call
+
+
+def _judged(state: SharpnessAwareState, gradient: PyTree) -> SharpnessAwareState:
+    """Tells whether the two gradients are finite, the same on all devices.
+
+    Of the ascent gradient the norm tells it. Where it isn't finite there was no climb, so
+    the descent gradient alone would hide it.
+    """
+    both = jnp.isfinite(state.info.ascent_norm) & all_finite(gradient)
+    return state._replace(both_finite=both)
 
 
 def _cast_like(tree: PyTree, params: PyTree) -> PyTree:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
 
 def widen(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
@@ -21,6 +21,24 @@ def real_dtype(tree: PyTree) -> Any:
 def wide_dtype(dtype: Any) -> Any:
     """`dtype`, or float32 where it is narrower than that."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
+
+
+def divided(x: Inexact[Array, "..."], by: Any) -> Inexact[Array, "..."]:
+    """`x / by` for a real `by`: in float32 or wider, and then in the dtype of `x`."""
+    wide = widen(x)
+    by = jnp.asarray(by, jnp.finfo(wide.dtype).dtype)
+    if jnp.iscomplexobj(wide):
+        # Part by part: a division by a complex number rounds, and turns inf into NaN.
+        wide = jax.lax.complex(jnp.real(wide) / by, jnp.imag(wide) / by)
+    else:
+        wide = wide / by
+    return wide.astype(x.dtype)
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every number of every leaf is finite."""
+    found = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(found)) if found else jnp.array(True)
 
 
 def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:
