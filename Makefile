@@ -1,10 +1,11 @@
 # Each target does everything it needs from a fresh machine with Python 3.11 or newer.
 PYTHON ?= python3
 VENV   ?= .venv
+PARITY ?= .venv-parity
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo benchmark test check format clean
+.PHONY: demo benchmark test test-slow parity check format clean
 
 demo: $(STAMP)  ## Compare all methods on digits: results/digits/
 	$(BIN)/python -m experiments.compare
@@ -12,8 +13,14 @@ demo: $(STAMP)  ## Compare all methods on digits: results/digits/
 benchmark: $(STAMP)  ## Time, operations and memory of every method: results/benchmark/
 	$(BIN)/python -m experiments.benchmark
 
-test: check  ## Formatter, linter, type checker, then every test
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+test: check  ## Formatter, linter, type checker, then every test but the slow ones
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+
+test-slow: $(STAMP)  ## The slow tests, which CI runs as well
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m slow
+
+parity: $(PARITY)/.installed  ## Compare our BERT with transformers', in an environment of its own (6 GB)
+	$(PARITY)/bin/python -m pytest tests/parity
 
 check: $(STAMP)  ## Formatter, linter and type checker, changing nothing
 	$(BIN)/ruff format --check .
@@ -32,5 +39,11 @@ $(STAMP): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[experiments,test]'
 	touch $@
 
+$(PARITY)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--constraint constraints.txt --editable '.[experiments,test,parity]'
+	touch $@
+
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PARITY) .pytest_cache .ruff_cache .hypothesis

@@ -4,7 +4,7 @@ An example's key follows from the run's seed, the epoch and the example's number
 a run that was stopped goes on with the same pictures, on however many devices:
 
     keys = example_keys(seed, rows.epoch, rows.index)
-    images = augmented(CROP_AND_FLIP, normalization, keys, rows.images)
+    images = augmented(CROP_AND_FLIP, normalization, keys, rows.inputs)
 """
 
 import math

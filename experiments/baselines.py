@@ -39,16 +39,16 @@ def mean_gradient(axis_name: Any = None) -> optax.GradientTransformationExtraArg
         loss_fn: Any = None,
         batch: Any = None,
         has_aux: bool = False,
+        loss_scale: Any = None,
         **extra_args,
     ):
         del updates, state, extra_args
 
         def mean_loss(params: PyTree) -> tuple[Array, PyTree]:
             losses, aux = _parts(loss_fn(params, batch), has_aux)
-            return _mean_over(axis_name, (jnp.mean(losses), aux))
+            return _mean_over(axis_name, (_mean(losses), aux))
 
-        gradient, state = _gradient(mean_loss, params)
-        return gradient, state
+        return _gradient(mean_loss, params, loss_scale)
 
     return optax.GradientTransformationExtraArgs(_blank, update_fn)
 
@@ -76,6 +76,7 @@ def highest_loss_gradient(
         loss_fn: Any = None,
         batch: Any = None,
         has_aux: bool = False,
+        loss_scale: Any = None,
         **extra_args,
     ):
         del updates, state, extra_args
@@ -86,10 +87,10 @@ def highest_loss_gradient(
 
         def mean_loss(params: PyTree) -> tuple[Array, PyTree]:
             found, _ = _parts(loss_fn(params, chosen), has_aux)
-            return _mean_over(axis_name, (jnp.mean(found), None))
+            return _mean_over(axis_name, (_mean(found), None))
 
-        gradient, _ = _gradient(mean_loss, params)
-        loss, aux = _mean_over(axis_name, (jnp.mean(losses), aux))
+        gradient, _ = _gradient(mean_loss, params, loss_scale)
+        loss, aux = _mean_over(axis_name, (_mean(losses), aux))
         return gradient, GradientState(loss.astype(jnp.float32), aux)
 
     return optax.GradientTransformationExtraArgs(_blank, update_fn)
@@ -105,12 +106,29 @@ def _parts(found: Any, has_aux: bool) -> tuple[Array, PyTree]:
     return found if has_aux else (found, None)
 
 
+def _mean(losses: Array) -> Array:
+    # In float16 the scale alone may be too large a number to pull back through a mean.
+    return jnp.mean(losses.astype(jnp.promote_types(losses.dtype, jnp.float32)))
+
+
 def _mean_over(axis_name: Any, tree: Any) -> Any:
     # Inside the function that is differentiated: JAX then sums the gradient over the
     # devices, once, since the parameters are the same on all of them.
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
-def _gradient(mean_loss: Any, params: PyTree) -> tuple[PyTree, GradientState]:
-    (loss, aux), gradient = jax.value_and_grad(mean_loss, has_aux=True)(params)
+def _gradient(mean_loss: Any, params: PyTree, scale: Any) -> tuple[PyTree, GradientState]:
+    loss, pull_back, aux = jax.vjp(mean_loss, params, has_aux=True)
+    one = jnp.ones_like(loss)
+    if scale is None:
+        (gradient,) = pull_back(one)
+    else:
+        # As in `ksam_jax.dynamic_loss_scale`: on the way back alone.
+        (scaled,) = pull_back(one * jnp.asarray(scale, loss.dtype))
+        gradient = jax.tree.map(lambda g: _divided(g, scale), scaled)
     return gradient, GradientState(loss.astype(jnp.float32), aux)
+
+
+def _divided(gradient: Array, scale: Any) -> Array:
+    wide = jnp.promote_types(gradient.dtype, jnp.float32)
+    return (gradient.astype(wide) / jnp.asarray(scale, wide)).astype(gradient.dtype)

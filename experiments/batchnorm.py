@@ -150,9 +150,9 @@ def measured(
       console: where progress is shown.
     """
     raw = dataset.fetch(np.arange(setup.images))
-    images = jnp.asarray((raw.images - CIFAR10.shift) / CIFAR10.scale, jnp.float32)
+    images = jnp.asarray((raw.inputs - CIFAR10.shift) / CIFAR10.scale, jnp.float32)
     examples = Examples(images, jnp.asarray(raw.labels))
-    build = partial(ResNet, dataset.image_shape, dataset.classes, widths=setup.widths)
+    build = partial(ResNet, dataset.shape, dataset.classes, widths=setup.widths)
     functions = compiled(losses(build), setup.chosen)
     with progress.Display(console, seeds) as display:
         runs = [
@@ -203,7 +203,7 @@ def _modes(build: Callable[..., Any]) -> tuple[Any, Any, PyTree]:
 
 
 def _cross_entropy(model: Any, batch: Examples) -> Float[Array, " n"]:
-    logits = model(batch.images)
+    logits = model(batch.inputs)
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
 
 
@@ -242,7 +242,7 @@ def gradients(model: Losses, params: PyTree, batch: Examples, chosen: int) -> Fo
     """
     everyone, statistics = model.own(params, batch)
     _, rows = jax.lax.top_k(everyone, chosen)
-    alone = Examples(batch.images[rows], batch.labels[rows])
+    alone = Examples(batch.inputs[rows], batch.labels[rows])
     definitions = {
         "published": lambda p: model.own(p, alone)[0].mean(),
         "through": lambda p: model.own(p, batch)[0][rows].mean(),
@@ -316,7 +316,7 @@ def _batches(examples: Examples, size: int, seed: int) -> Iterator[Examples]:
     for epoch in itertools.count():
         rows = batch_rows(jnp.array([seed]), epoch, examples.number, size)[0]
         for row in rows:
-            yield Examples(examples.images[row], examples.labels[row])
+            yield Examples(examples.inputs[row], examples.labels[row])
 
 
 if __name__ == "__main__":

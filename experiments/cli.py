@@ -161,10 +161,15 @@ def command(prog: str, config: Any, without: Collection[str] = ()) -> str:
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
             continue
-        is_private = isinstance(value, Path) and value.is_absolute()
-        shown = "DIR" if is_private else str(value)
-        words += [f"--{option}", *(value if isinstance(value, tuple) else (shown,))]
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{option}", *map(_public, values)]
     return " ".join(words)
+
+
+def _public(value: Any) -> str:
+    """A value as an option, without private folders."""
+    is_path = isinstance(value, str | Path)
+    return "DIR" if is_path and Path(value).is_absolute() else str(value)
 
 
 def changed(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -179,7 +184,7 @@ def changed(old: Any, new: Any, prefix: str = "") -> list[str]:
             head, dot, last = option.rpartition(".")
             words.append(f"--{option}" if now else f"--{head}{dot}no-{last}")
         elif now != before:
-            words += [f"--{option}", str(now)]
+            words += [f"--{option}", _public(now)]
     return words
 
 

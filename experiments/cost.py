@@ -1,4 +1,4 @@
-"""What a training step costs, against SGD's: operations and time.
+"""What a training step costs, against a baseline's, such as SGD's: operations and time.
 
 Operations are XLA's own count of the whole compiled step, optimizer included. How times
 are taken is in `experiments.timing`.
@@ -19,11 +19,11 @@ BURST_SECONDS = 0.02
 
 
 class Cost(NamedTuple):
-    """The cost of one method's step; ratios are to SGD's.
+    """The cost of one method's step; ratios are to the baseline's.
 
     Attributes:
       operations: floating-point operations, counted by XLA.
-      operations_ratio: the same against SGD's.
+      operations_ratio: the same against the baseline's.
       seconds: median time.
       time_ratio: median over the rounds, with the lower and upper quartile.
     """
@@ -53,23 +53,26 @@ def carried(operations: float, step: Callable[[State], State], state: State) -> 
     return Step(operations, burst)
 
 
-def measure(steps: Mapping[str, Step], rounds: int = ROUNDS) -> dict[str, Cost]:
+def measure(
+    steps: Mapping[str, Step], rounds: int = ROUNDS, baseline: str = "sgd"
+) -> dict[str, Cost]:
     """Measures the steps in turn.
 
     Args:
-      steps: of each method; SGD's must be among them.
+      steps: of each method.
       rounds: how often each has its turn.
+      baseline: the one among them that the others are compared with.
     """
-    repeats = _agreed(max(1, round(BURST_SECONDS / steps["sgd"].burst(3))))
+    repeats = _agreed(max(1, round(BURST_SECONDS / steps[baseline].burst(3))))
     bursts = {name: step.burst for name, step in steps.items()}
     times = interleaved(bursts, dict.fromkeys(steps, repeats), rounds)
-    sgd = steps["sgd"].operations
+    operations = steps[baseline].operations
     return {
         name: Cost(
             step.operations,
-            step.operations / sgd,
+            step.operations / operations,
             statistics.median(times[name]),
-            ratio(times[name], times["sgd"]),
+            ratio(times[name], times[baseline]),
         )
         for name, step in steps.items()
     }

@@ -27,9 +27,9 @@ TITLES = {
 
 
 class Examples(NamedTuple):
-    """Images (N, height, width, depth) and labels (N,)."""
+    """Inputs, such as images (N, height, width, depth), and labels (N,)."""
 
-    images: Any
+    inputs: Any
     labels: Any
 
     @property
@@ -39,11 +39,19 @@ class Examples(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Examples of one step, and their numbers (N,) among the training examples."""
+    """Examples of one step.
 
-    images: Any
+    Attributes:
+      inputs, labels: as those of `Examples`.
+      index: their numbers (N,) among the training examples.
+      key: a random key for each (N,), of models with dropout; None: they have none. It is
+        chosen, and gathered, with its example, so that both passes drop the same.
+    """
+
+    inputs: Any
     labels: Any
     index: Any
+    key: Any = None
 
 
 @dataclass(frozen=True)
@@ -53,20 +61,30 @@ class Dataset:
     Attributes:
       title: as written in tables and plots.
       source: where the examples come from, with the version.
-      image_shape: (height, width, depth).
-      classes: number of classes.
+      shape: of an input: (height, width, depth) of an image, (length,) of a text.
+      classes: number of classes; 1 where the label is a number to be predicted.
       size: number of examples that splits are drawn from.
       fetch: indices into those -> raw examples.
       official_test: makes the official test set; None where splits draw their own.
+      metrics: by which predictions are judged, see `experiments.scores`; the first one is
+        quoted.
+      vocabulary: how many tokens a text's may be of; None: these aren't texts.
+      random_fetch: (indices, epoch, seed) -> raw examples to train on, where a part of each
+        image is drawn before all of it is decoded; None: `fetch` gives those, too.
+      judged_on: what the examples are called that results are quoted on.
     """
 
     title: str
     source: str
-    image_shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int
     size: int
     fetch: Callable[[Int[np.ndarray, " n"]], Examples]
     official_test: Callable[[], Examples] | None = None
+    metrics: tuple[str, ...] = ("accuracy",)
+    vocabulary: int | None = None
+    random_fetch: Callable[[Int[np.ndarray, " n"], int, int], Examples] | None = None
+    judged_on: str = "test"
 
 
 def load(name: str, data_dir: Path | None = None, split: str = "train") -> Dataset:
@@ -96,7 +114,7 @@ def _digits() -> Dataset:
     return Dataset(
         title="digits",
         source=f"scikit-learn {sklearn.__version__}, load_digits",
-        image_shape=(8, 8, 1),
+        shape=(8, 8, 1),
         classes=10,
         size=len(labels),
         fetch=lambda indices: Examples(images[indices], labels[indices]),
@@ -104,7 +122,7 @@ def _digits() -> Dataset:
 
 
 def _tfds(name: str, data_dir: Path | None, split: str) -> Dataset:
-    source = _data_source(name, split, data_dir)
+    source = data_source(name, split, data_dir)
     info = source.dataset_info
     features = info.features
     jpeg = _is_jpeg(Path(info.data_dir))
@@ -113,24 +131,37 @@ def _tfds(name: str, data_dir: Path | None, split: str) -> Dataset:
     return Dataset(
         title=title,
         source=f"tensorflow_datasets {info.full_name}" + (", JPEG images" * jpeg),
-        image_shape=features["image"].shape,
+        shape=features["image"].shape,
         classes=features["label"].num_classes,
         size=len(source),
         fetch=lambda indices: _decode(source, indices),
         # Ten thousand images to decode: once, not for every split.
         official_test=functools.cache(
-            lambda: _decode_all(_data_source(name, "test", data_dir))
+            lambda: _decode_all(data_source(name, "test", data_dir))
         ),
     )
 
 
-def _data_source(name: str, split: str, data_dir: Path | None) -> Any:
+def data_source(name: str, split: str, data_dir: Path | None, **options: Any) -> Any:
+    """What TFDS has of a split, by number.
+
+    Args:
+      name: as TFDS calls the dataset.
+      split: as well.
+      data_dir: where TFDS keeps its datasets; None: its default.
+      **options: of `tfds.data_source`.
+
+    Raises:
+      UsageError: if it isn't prepared there.
+    """
     import tensorflow_datasets as tfds
 
     # It warns of what an error below says better, and that OpenCV would decode faster.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        return tfds.data_source(name, split=split, data_dir=data_dir, download=False)
+        return tfds.data_source(
+            name, split=split, data_dir=data_dir, download=False, **options
+        )
     # Data that isn't there gives NotImplementedError or AssertionError, a damaged folder
     # others; the remedy is the same.
     except Exception as error:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from experiments.configs.compare import Protocol
 from experiments.data import Examples
 from experiments.models import PureModel
-from experiments.models.pure import cross_entropy
+from experiments.objectives import cross_entropy, most_likely
 from experiments.training import grouped, over_group
 
 CHUNK = 2048
@@ -44,11 +44,11 @@ def evaluator(model: PureModel, protocol: Protocol) -> Evaluator:
     """Makes the measures for a model; they are compiled at their first use."""
 
     def correct(params: PyTree, examples: Examples) -> Array:
-        logits = model.logits(params, examples.images, model.nothing)
+        logits = model.logits(params, examples.inputs, model.nothing)
         return jnp.sum(hits(logits, examples.labels))
 
     def total_loss(params: PyTree, examples: Examples) -> Array:
-        logits = model.logits(params, examples.images, model.nothing)
+        logits = model.logits(params, examples.inputs, model.nothing)
         return jnp.sum(cross_entropy(logits, examples.labels))
 
     count = _over_replicas(correct, protocol)
@@ -89,12 +89,12 @@ def _over_replicas(total: Callable[..., Any], protocol: Protocol) -> Callable[..
 
 def _chunks(examples: Examples) -> Iterator[Examples]:
     for i in range(0, examples.number, CHUNK):
-        yield Examples(examples.images[i : i + CHUNK], examples.labels[i : i + CHUNK])
+        yield Examples(examples.inputs[i : i + CHUNK], examples.labels[i : i + CHUNK])
 
 
 def hits(logits: Array, labels: Array) -> Array:
     """Which examples are predicted right; logits that aren't finite predict nothing."""
-    return (jnp.argmax(logits, -1) == labels) & jnp.all(jnp.isfinite(logits), -1)
+    return most_likely(logits) == labels
 
 
 def uphill(params: PyTree, gradient: PyTree) -> PyTree:

@@ -21,6 +21,7 @@ PACKAGES = (
     "grain",
     "numpy",
     "scikit-learn",
+    "tokenizers",
     "tensorflow-datasets",
 )
 

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.augment import Augmentation
+from experiments.configs import titles
 from experiments.configs.experiment import Experiment, Published, Row
 from experiments.configs.ours import ours
-from experiments.data import TITLES
 from experiments.methods import METHODS
 from experiments.models.zoo import title
 
@@ -28,8 +28,8 @@ def show(console: Console, rows: Iterable[Row]) -> None:
     for heading, family in itertools.groupby(rows, lambda row: described(row.experiment)):
         _show_family(console, heading, list(family), names)
     console.print(
-        f"{len(rows)} configs. Expected: test accuracy in percent, published or else ours; "
-        f"{NOTHING} where none is known. Starting one prints the origin of its "
+        f"{len(rows)} configs. Expected: what is quoted, in percent, published or else "
+        f"ours; {NOTHING} where none is known. Starting one prints the origin of its "
         "hyperparameters.",
         highlight=False,
     )
@@ -138,10 +138,10 @@ def accuracy(published: Published) -> str:
 
 def described(experiment: Experiment) -> str:
     """All that the rows of a family have in common."""
-    dataset = TITLES.get(experiment.dataset, experiment.dataset)
+    dataset = titles.of(experiment.dataset)
     some = experiment.train_examples
     parts = [
-        *([f"{some:,} training images"] if some else []),
+        *([f"{some:,} training examples"] if some else []),
         f"{experiment.epochs} epochs",
         f"batch {experiment.batch_size}",
         *_augmentation(experiment.augmentation),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import report
+from experiments import report, wording
 from experiments.output import PICTURE
 
 Content = Mapping[str, Any]
@@ -22,12 +22,17 @@ def comparison(content: Content, folder: str) -> str:
         f"**{report.title(content)}**",
         table(report.headers(content), report.rows(content)),
         "\n".join(f"- {note}" for note in report.source_notes(content)),
-        f"![Test accuracy against the cost of a training step]({Path(folder) / PICTURE})",
-        table(report.DIFFERENCE_HEADERS, differences) if differences else "",
+        f"![{_caption(content)}]({Path(folder) / PICTURE})",
+        table(report.difference_headers(content), differences) if differences else "",
         " ".join(report.notes(content)),
         how(content),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _caption(content: Content) -> str:
+    quoted = wording.first_upper(wording.quoted(content))
+    return f"{quoted} against the cost of a training step"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

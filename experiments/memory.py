@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 
+import jax
 import numpy as np
 from jaxtyping import Int, UInt8
 from rich.console import Console
@@ -36,7 +37,7 @@ def decode(
         255, or labels don't belong to a class. The first is known before decoding.
     """
     _check_size(dataset, limit)
-    images = np.empty((dataset.size, *dataset.image_shape), np.uint8)
+    images = np.empty((dataset.size, *dataset.shape), np.uint8)
     labels = np.empty(dataset.size, np.int32)
     start = time.monotonic()
     with _bar(console) as bar:
@@ -59,7 +60,7 @@ def resident(dataset: Dataset, examples: Examples) -> Dataset:
     """
 
     def fetch(indices: Int[np.ndarray, " n"]) -> Examples:
-        return Examples(examples.images[indices], examples.labels[indices])
+        return jax.tree.map(lambda leaf: leaf[indices], examples)
 
     return dataclasses.replace(dataset, size=examples.number, fetch=fetch)
 
@@ -70,7 +71,13 @@ def part(dataset: Dataset, numbers: Int[np.ndarray, " n"]) -> Dataset:
     def fetch(indices: Int[np.ndarray, " n"]) -> Examples:
         return dataset.fetch(numbers[indices])
 
-    return dataclasses.replace(dataset, size=len(numbers), fetch=fetch)
+    drawn = dataset.random_fetch
+    random_fetch = drawn and (
+        lambda indices, epoch, seed: drawn(numbers[indices], epoch, seed)
+    )
+    return dataclasses.replace(
+        dataset, size=len(numbers), fetch=fetch, random_fetch=random_fetch
+    )
 
 
 def compact(examples: Examples) -> Examples:
@@ -79,7 +86,7 @@ def compact(examples: Examples) -> Examples:
     Raises:
       UsageError: if a pixel isn't a whole number from 0 to 255.
     """
-    return Examples(_bytes(np.asarray(examples.images)), examples.labels.astype(np.int32))
+    return Examples(_bytes(np.asarray(examples.inputs)), examples.labels.astype(np.int32))
 
 
 def _bytes(images: np.ndarray) -> UInt8[np.ndarray, "n h w d"]:
@@ -96,12 +103,12 @@ def _bytes(images: np.ndarray) -> UInt8[np.ndarray, "n h w d"]:
 
 
 def _check_size(dataset: Dataset, limit: int) -> None:
-    if None in dataset.image_shape:
+    if None in dataset.shape:
         raise UsageError(
             f"only images of one size can be kept in memory; those of {dataset.title} have "
-            f"shape {dataset.image_shape}: read them from disk"
+            f"shape {dataset.shape}: read them from disk"
         )
-    size = dataset.size * math.prod(dataset.image_shape)
+    size = dataset.size * math.prod(dataset.shape)
     if size > limit:
         raise UsageError(
             f"{dataset.title} must take at most {_megabytes(limit)} to be kept in memory; "

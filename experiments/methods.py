@@ -12,7 +12,6 @@ import optax
 import ksam_jax
 from experiments.baselines import highest_loss_gradient, mean_gradient
 from experiments.combinations import remembered_k_momentum_sam, remembered_k_sam
-from experiments.step import Optimizer
 
 # Names of numbers, which may be traced: vmap over them compiles once for all trials.
 Hyperparameters = Mapping[str, Any]
@@ -41,6 +40,8 @@ class Method:
       remembers: whether it takes the number of training examples.
       by_default: whether it is compared unless others are named.
       mark: what plots call it; None for the label.
+      optimizer: of methods without a climb, which are named after it: the only one that it
+        stands before; None: any.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Method:
     remembers: bool = False
     by_default: bool = True
     mark: str | None = None
+    optimizer: str | None = None
 
     @property
     def takes(self) -> Mapping[str, inspect.Parameter]:
@@ -68,7 +70,18 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("sgd", "SGD", mean_gradient, (), False, BLACK, "s"),
+        Method("sgd", "SGD", mean_gradient, (), False, BLACK, "s", optimizer="sgd"),
+        Method(
+            "adamw",
+            "AdamW",
+            mean_gradient,
+            (),
+            False,
+            BLACK,
+            "p",
+            by_default=False,
+            optimizer="adamw",
+        ),
         Method(
             "highest_loss",
             "highest loss, no climb",
@@ -229,24 +242,20 @@ def label(name: str, k: float | None = None) -> str:
 DEFAULT = tuple(name for name, method in METHODS.items() if method.by_default)
 
 
-def optimizer(
+def gradient(
     method: Method,
     hyperparameters: Hyperparameters,
     seed: Any,
     *,
-    steps: int,
-    momentum: float,
     num_examples: int,
     **devices: Any,
-) -> Optimizer:
-    """The method in front of SGD with momentum, weight decay and a cosine to zero.
+) -> optax.GradientTransformationExtraArgs:
+    """The method's gradient transformation.
 
     Args:
       method: a row of the table.
-      hyperparameters: the common ones, and any of the method's arguments.
+      hyperparameters: any of the method's arguments; the common ones aren't looked at.
       seed: of methods that draw random numbers.
-      steps: of the whole training.
-      momentum: of SGD.
       num_examples: to train on, for methods that remember.
       **devices: `axis_name` and `sync_ascent`, where there are several.
     """
@@ -257,13 +266,4 @@ def optimizer(
         own["seed"] = seed
     if method.remembers:
         own["num_examples"] = num_examples
-    base = optax.chain(
-        optax.add_decayed_weights(hyperparameters["weight_decay"]),
-        optax.sgd(schedule(hyperparameters["learning_rate"], steps), momentum=momentum),
-    )
-    return Optimizer(method.gradient(**own, **devices), base)
-
-
-def schedule(learning_rate: Any, steps: int) -> optax.Schedule:
-    """A learning rate that falls to zero as a cosine, step by step."""
-    return optax.cosine_decay_schedule(learning_rate, steps)
+    return method.gradient(**own, **devices)

@@ -9,6 +9,11 @@ from experiments import cli
 from experiments.configs.compare import PROTOCOLS
 from experiments.methods import METHODS
 
+# These programs train with SGD.
+BEFORE_SGD = {
+    name: method for name, method in METHODS.items() if method.optimizer in (None, "sgd")
+}
+
 DatasetName = Annotated[
     str,
     arg(
@@ -30,7 +35,7 @@ MethodNames = Annotated[
     arg(
         metavar="NAME ...",
         help="Any of "
-        + ", ".join(f"{name} ({method.label})" for name, method in METHODS.items())
+        + ", ".join(f"{name} ({method.label})" for name, method in BEFORE_SGD.items())
         + ".",
         help_behavior_hint="(default: those of the README's table)",
     ),
@@ -52,7 +57,7 @@ def chosen_methods(names: tuple[str, ...]) -> list[str]:
       UsageError: if there is none, or one that doesn't exist.
     """
     if not names:
-        raise cli.UsageError(f"--methods needs at least one of {', '.join(METHODS)}")
+        raise cli.UsageError(f"--methods needs at least one of {', '.join(BEFORE_SGD)}")
     for name in names:
-        cli.one_of("method", name, METHODS)
-    return [name for name in METHODS if name in names]
+        cli.one_of("method", name, BEFORE_SGD)
+    return [name for name in BEFORE_SGD if name in names]

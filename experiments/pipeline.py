@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from experiments.cli import UsageError
-from experiments.data import Dataset
+from experiments.data import Dataset, Examples
 from experiments.memory import compact
 
 
@@ -22,15 +22,15 @@ class Rows(NamedTuple):
     """One process's rows of a batch; every leaf has them along its leading axis.
 
     Attributes:
-      images: uint8 (n, height, width, depth).
-      labels: int32 (n,).
+      inputs: images, uint8 (n, height, width, depth); or `experiments.text.Tokens`.
+      labels: int32 (n,), or float32 where a number is predicted.
       index: the examples' numbers in the dataset, int32 (n,); -1 where evaluation has
         filled up a batch.
       epoch: in which they are seen, int32 (n,), the same for all: with the index and the
         run's seed it gives each example its random key.
     """
 
-    images: Any
+    inputs: Any
     labels: Any
     index: Any
     epoch: Any
@@ -79,6 +79,9 @@ class Batches(Iterator[Rows]):
             "batch_size": batch_size,
             "seed": seed,
         }
+        if dataset.vocabulary:
+            # It names the vocabulary, without which tokens mean nothing.
+            self._same["source"] = dataset.source
         self.steps_per_epoch = dataset.size // batch_size
         self._plan = _plan(dataset, batch_size, seed, _own_rows(rows, batch_size))
         self._start(0)
@@ -171,7 +174,7 @@ def _plan(
     def load(step: int, place: int) -> _Numbered:
         order = _order(dataset.size, seed, step // steps)
         numbers = order[place * batch_size + rows]
-        return _Numbered(step, _load(dataset, numbers, step // steps))
+        return _Numbered(step, _drawn(dataset, numbers, step // steps, seed))
 
     # Batches, not examples, are Grain's elements: it takes 10 microseconds to shuffle an
     # example and a fraction of that to copy it.
@@ -187,10 +190,23 @@ def _order(examples: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng(sequence).permutation(examples)
 
 
+def _drawn(dataset: Dataset, numbers: Int[np.ndarray, " n"], epoch: int, seed: int) -> Rows:
+    """Examples to train on."""
+    if dataset.random_fetch is None:
+        return _load(dataset, numbers, epoch)
+    return _rows(dataset, dataset.random_fetch(numbers, epoch, seed), numbers, epoch)
+
+
 def _load(dataset: Dataset, numbers: Int[np.ndarray, " n"], epoch: int) -> Rows:
-    images, labels = compact(dataset.fetch(numbers))
+    return _rows(dataset, dataset.fetch(numbers), numbers, epoch)
+
+
+def _rows(
+    dataset: Dataset, examples: Examples, numbers: Int[np.ndarray, " n"], epoch: int
+) -> Rows:
+    inputs, labels = examples if dataset.vocabulary else compact(examples)
     index = numbers.astype(np.int32)
-    return Rows(images, labels, index, np.full_like(index, epoch))
+    return Rows(inputs, labels, index, np.full_like(index, epoch))
 
 
 def _fits(batch_size: int, dataset: Dataset) -> None:

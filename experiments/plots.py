@@ -9,13 +9,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import report
+from experiments import report, wording
 from experiments.labels import Point, label_points
 from experiments.methods import METHODS
 
 Content = Mapping[str, Any]
 
-# Points are drawn at least so far apart, in units of SGD's cost.
+# Points are drawn at least so far apart, in units of the baseline's cost.
 APART = 0.035
 # A published value is so far to the left of the point that it belongs to.
 BESIDE = 0.03
@@ -28,15 +28,15 @@ def accuracy_against_cost(content: Content, path: Path) -> None:
     Published values are hollow, beside what was measured.
 
     Args:
-      content: of results.json; methods without a cost or an accuracy are left out.
+      content: of results.json; methods without a cost or a result are left out.
       path: where to write.
     """
     figure = Figure(figsize=(11, 6.6), dpi=150)
     axes = figure.add_axes((0.08, 0.11, 0.9, 0.69))
     points = [
-        _point(name, entry)
+        _point(content, name, entry)
         for name, entry in content["methods"].items()
-        if "cost" in entry and entry["summary"]["test_accuracy"]["mean"] is not None
+        if "cost" in entry and entry["summary"][wording.key(content)]["mean"] is not None
     ]
     has_published = any(report.published(content["methods"][name]) for name, _ in points)
     points = _side_by_side(points, APART + BESIDE * has_published)
@@ -45,7 +45,7 @@ def accuracy_against_cost(content: Content, path: Path) -> None:
         for name, point in points
         if (found := _published(content, name, point))
     ]
-    _frame(axes, [*points, *published])
+    _frame(axes, [*points, *published], wording.baseline_label(content))
     for name, point in points:
         _draw(axes, name, point)
     for name, point in published:
@@ -57,16 +57,16 @@ def accuracy_against_cost(content: Content, path: Path) -> None:
     figure.savefig(path)
 
 
-def _point(name: str, entry: Content) -> tuple[str, Point]:
+def _point(content: Content, name: str, entry: Content) -> tuple[str, Point]:
     summary = entry["summary"]
-    values = summary["test_accuracy"]
+    values = summary[wording.key(content)]
     mean = 100 * values["mean"]
     if summary["splits"] > 1:
         low, high = 100 * values["low"], 100 * values["high"]
     else:
         std = 100 * (values["std_over_seeds"] or 0.0)
         low, high = mean - std, mean + std
-    x = entry["cost"]["operations_vs_sgd"]
+    x = entry["cost"][f"operations_vs_{wording.baseline(content)}"]
     method = METHODS[name]
     label = method.mark or entry["label"]
     return name, Point(x, mean, low, high, label, method.colour)
@@ -90,8 +90,8 @@ def _side_by_side(points: list[tuple[str, Point]], apart: float) -> list[tuple[s
     return moved
 
 
-def _frame(axes: Axes, points: list[tuple[str, Point]]) -> None:
-    """Limits with room for labels, and a line at SGD's cost."""
+def _frame(axes: Axes, points: list[tuple[str, Point]], baseline: str) -> None:
+    """Limits with room for labels, and a line at the baseline's cost."""
     lows, highs = [p.low for _, p in points], [p.high for _, p in points]
     room = 0.18 * max(max(highs) - min(lows), 0.5)
     axes.set_ylim(min(lows) - room, max(highs) + room)
@@ -99,7 +99,7 @@ def _frame(axes: Axes, points: list[tuple[str, Point]]) -> None:
     axes.set_xlim(min(0.5, min(xs) - 0.35), max(2.35, max(xs) + 0.35))
     axes.axvline(1, color="#777777", lw=1.2, ls=(0, (4, 3)), zorder=1)
     axes.annotate(
-        "SGD's cost",
+        f"{baseline}'s cost",
         (1, 0),
         xycoords=("data", "axes fraction"),
         xytext=(5, 6),
@@ -133,13 +133,15 @@ def _draw(axes: Axes, name: str, point: Point, *, hollow: bool = False) -> None:
 
 
 def _write_titles(figure: Figure, axes: Axes, content: Content, hollow: bool) -> None:
+    baseline = wording.baseline_label(content)
     axes.set_xlabel(
-        "floating-point operations per training step / SGD's "
+        f"floating-point operations per training step / {baseline}'s "
         "(equal ones are drawn side by side)",
         fontsize=12,
     )
-    axes.set_ylabel("test accuracy, %", fontsize=12)
-    title = "Test accuracy against the cost of a training step"
+    quoted = wording.quoted(content)
+    axes.set_ylabel(f"{quoted}, %", fontsize=12)
+    title = f"{wording.first_upper(quoted)} against the cost of a training step"
     figure.text(0.02, 0.945, title, fontsize=17, fontweight="bold", color=TEXT)
     meaning = "; hollow: published" if hollow else ""
     lines = [report.title(content), report.accuracy_note(content) + meaning]

@@ -6,6 +6,7 @@ Rows are plain strings, so that the terminal and the README show the same figure
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments import wording
 from experiments.configs.experiment import Published
 from experiments.evaluation import RADIUS
 from experiments.listing import accuracy as printed
@@ -23,16 +24,22 @@ EXPLAINED = {
     "remembered": "remembered methods (rem.) rank examples by the loss that they had when "
     "last used",
 }
-DIFFERENCE_HEADERS = ("difference in test accuracy, points", "mean", "95% interval")
+
+
+def difference_headers(content: Content) -> tuple[str, ...]:
+    """Names of the columns of the paired differences."""
+    return (f"difference in {wording.quoted(content)}, points", "mean", "95% interval")
 
 
 def headers(content: Content) -> tuple[str, ...]:
     """Names of the columns; what "±" is, the notes say."""
     number = ("n",) if _is_reproduced(content) else ()
     over_seeds = ("std over seeds",) if _splits(content) > 1 else ()
-    costs = ("operations / SGD", "time / SGD", "sharpness")
+    base = wording.baseline_label(content)
+    costs = (f"operations / {base}", f"time / {base}", "sharpness")
     published = ("published %",) if _sources(content) else ()
-    return ("method", *number, "test accuracy %", *over_seeds, *costs, *published)
+    quoted = f"{wording.quoted(content)} %"
+    return ("method", *number, quoted, *over_seeds, *costs, *published)
 
 
 def rows(content: Content) -> list[tuple[str, ...]]:
@@ -42,13 +49,14 @@ def rows(content: Content) -> list[tuple[str, ...]]:
 
 def _row(content: Content, entry: Content) -> tuple[str, ...]:
     summary, known = entry["summary"], _sources(content)
-    std = _percent(summary["test_accuracy"]["std_over_seeds"])
+    quoted = wording.key(content)
+    std = _percent(summary[quoted]["std_over_seeds"])
     return (
         entry["label"] + _failed(entry),
         *((str(summary["seeds"]),) if _is_reproduced(content) else ()),
-        accuracy(summary),
+        accuracy(summary, quoted),
         *((std,) if summary["splits"] > 1 else ()),
-        *_cost(entry.get("cost")),
+        *_cost(entry.get("cost"), wording.baseline(content)),
         _number(summary["sharpness"], ".4f"),
         *((_published(entry, known),) if known else ()),
     )
@@ -88,9 +96,9 @@ def _splits(content: Content) -> int:
     return next(iter(content["methods"].values()))["summary"]["splits"]
 
 
-def accuracy(summary: Content) -> str:
+def accuracy(summary: Content, key: str = "test_accuracy") -> str:
     """Mean, and the 95% interval over splits or, with one split, the spread of seeds."""
-    values = summary["test_accuracy"]
+    values = summary[key]
     margin = _margin(values) if summary["splits"] > 1 else values["std_over_seeds"]
     spread = "" if margin is None else f" ± {_percent(margin)}"
     return f"{_percent(values['mean'])}{spread}"
@@ -116,7 +124,7 @@ def notes(content: Content) -> list[str]:
         "splits of these data, not about other data."
     )
     return [
-        f"Test accuracy: {accuracy_note(content)}.",
+        f"{wording.first_upper(wording.quoted(content))}: {accuracy_note(content)}.",
         *([overlap] if _splits(content) > 1 else []),
         "Operations: XLA's count for a whole training step, optimizer included. Time: "
         "median over interleaved rounds, quartiles in brackets.",
@@ -134,16 +142,17 @@ def _explained(content: Content) -> list[str]:
     return [f"{'; '.join(words)}."] if words else []
 
 
-def _cost(cost: Content | None) -> tuple[str, str]:
+def _cost(cost: Content | None, baseline: str) -> tuple[str, str]:
     if cost is None:
         return "n/a", "n/a"
-    time = cost["time_vs_sgd"]
+    time = cost[f"time_vs_{baseline}"]
     quartiles = f"[{time['lower_quartile']:.2f}, {time['upper_quartile']:.2f}]"
-    return f"{cost['operations_vs_sgd']:.2f}", f"{time['median']:.2f} {quartiles}"
+    operations = cost[f"operations_vs_{baseline}"]
+    return f"{operations:.2f}", f"{time['median']:.2f} {quartiles}"
 
 
 def difference_rows(content: Content) -> list[tuple[str, ...]]:
-    """One row per paired difference, under DIFFERENCE_HEADERS."""
+    """One row per paired difference, under `difference_headers`."""
     labels = {name: entry["label"] for name, entry in content["methods"].items()}
     return [
         (
@@ -189,9 +198,10 @@ def title(content: Content) -> str:
     data, protocol = content["dataset"], content["protocol"]
     noise = content["config"]["label_noise"]
     noisy = f", {noise:.0%} of the labels wrong" if noise else ""
+    things = wording.things(content)
     return (
-        f"{data['title']}: {data['train']:,} training images{noisy}, "
-        f"{data['test']:,} test images; {protocol['model']}, "
+        f"{data['title']}: {data['train']:,} training {things}{noisy}, "
+        f"{data['test']:,} {wording.judged_on(content)} {things}; {protocol['model']}, "
         f"{counted(protocol['epochs'], 'epoch')}"
     )
 

@@ -1,8 +1,9 @@
 """Trains a table of configs with several seeds, and prints it beside what is published.
 
 A table is one dataset with one network: a row for each method, with the number of runs,
-mean and standard deviation of the test accuracy after the last epoch, what a step costs
-against SGD's, and what others have printed for the same settings.
+mean and standard deviation of the test accuracy, or of a task's own metric, after the last
+epoch, what a step costs against that of SGD or AdamW alone, and what others have printed
+for the same settings.
 
 Writes OUT/TABLE/results.json, comparison.png and table.md, and each run into a folder
 below, OUT/TABLE/CONFIG/seed-N, as `python -m experiments.train` does. The same command
@@ -79,9 +80,17 @@ class Config(distributed.Options):
     dtype: Annotated[
         str | None,
         arg(
-            metavar="{float32,bfloat16}",
+            metavar="{" + ",".join(zoo.DTYPES) + "}",
             help="Of the computation.",
             help_behavior_hint="(default: each config's)",
+        ),
+    ] = None
+    pretrained: Annotated[
+        str | None,
+        arg(
+            metavar="DIR",
+            help="Folder of a BERT checkpoint as Hugging Face lays it out.",
+            help_behavior_hint="(default: none)",
         ),
     ] = None
     retry: Annotated[bool, arg(help="Try again what has failed before.")] = False
@@ -115,7 +124,8 @@ def _checked(config: Config) -> tuple[Table, list[Cell]]:
     table = tables.table(config.table)
     seeds = table.seeds if config.seeds is None else config.seeds
     cli.at_least("seeds", seeds, 1)
-    options = {"epochs": config.epochs, "dtype": config.dtype}
+    names = ("epochs", "dtype", "pretrained")
+    options = {name: getattr(config, name) for name in names}
     changes = {name: value for name, value in options.items() if value is not None}
     if config.dtype is not None:
         cli.one_of("dtype", config.dtype, zoo.DTYPES)

@@ -36,43 +36,47 @@ DIFFERENCES = (
 Runs = dict[str, list[dict[str, Any]]]
 
 
-def summarised(runs: Runs) -> dict[str, Any]:
+def summarised(
+    runs: Runs, metric: str = "accuracy", baseline: str = "sgd"
+) -> dict[str, Any]:
     """What the runs so far amount to: each method's summary, and the differences.
 
     Args:
       runs: of each method, one entry per finished split, with one value per seed under
         "test_accuracy", "validation_accuracy", "train_loss" and "sharpness"; None is a
         value that isn't known. "seeds" names the seeds, unless they are 0, 1 and so on.
+      metric: what is quoted, instead of the accuracy.
+      baseline: the method of the same optimizer without a climb.
     """
     return {
         "methods": {
             name: {
                 "label": METHODS[name].label,
-                "summary": _summary(entries),
+                "summary": _summary(entries, metric),
                 "runs": entries,
             }
             for name, entries in runs.items()
             if entries
         },
-        "differences": list(_differences(runs)),
+        "differences": list(_differences(runs, f"test_{metric}", baseline)),
     }
 
 
-def _summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    accuracy = _table(entries, "test_accuracy")
-    over_splits = estimate([_mean(row) for row in accuracy])
+def _summary(entries: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    quoted = _table(entries, f"test_{metric}")
+    over_splits = estimate([_mean(row) for row in quoted])
     return {
-        "test_accuracy": {
+        f"test_{metric}": {
             "mean": over_splits.mean,
-            "std_over_seeds": spread_over_seeds(accuracy),
+            "std_over_seeds": spread_over_seeds(quoted),
             "low": over_splits.low,
             "high": over_splits.high,
         },
-        "validation_accuracy": _mean(_table(entries, "validation_accuracy")),
+        f"validation_{metric}": _mean(_table(entries, f"validation_{metric}")),
         "train_loss": _mean(_table(entries, "train_loss")),
         "sharpness": _mean(_table(entries, "sharpness")),
-        "splits": accuracy.shape[0],
-        "seeds": accuracy.shape[1],
+        "splits": quoted.shape[0],
+        "seeds": quoted.shape[1],
     }
 
 
@@ -85,22 +89,25 @@ def _mean(values: Float[np.ndarray, "..."]) -> float:
     return float(values.mean()) if values.size else math.nan
 
 
-def _differences(runs: Runs) -> Iterable[dict[str, Any]]:
+def _differences(runs: Runs, key: str, baseline: str) -> Iterable[dict[str, Any]]:
     for method, other in DIFFERENCES:
+        other = baseline if other == "sgd" else other
         # A run that was stopped may have one more split for one of the two.
         both = min(len(runs.get(method, [])), len(runs.get(other, [])))
-        found = difference(runs.get(method, [])[:both], runs.get(other, [])[:both])
+        found = difference(runs.get(method, [])[:both], runs.get(other, [])[:both], key)
         if found:
             yield {"method": method, "minus": other} | found
 
 
-def difference(mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean difference in test accuracy and its interval, paired by split or by seed.
+def difference(
+    mine: list[dict[str, Any]], others: list[dict[str, Any]], key: str = "test_accuracy"
+) -> dict[str, Any]:
+    """Mean difference in what is quoted and its interval, paired by split or by seed.
 
     Seeds that one of the two doesn't have are left out; {} if no pair is left.
     """
     pairs = np.array(
-        [_pairs(a, b) for a, b in zip(mine, others, strict=True)], dtype=np.float64
+        [_pairs(a, b, key) for a, b in zip(mine, others, strict=True)], dtype=np.float64
     )
     if not pairs.size:
         return {}
@@ -108,33 +115,37 @@ def difference(mine: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict
     return {**found.estimate._asdict(), "over": found.over}
 
 
-def _pairs(mine: dict[str, Any], other: dict[str, Any]) -> list[tuple[float, float]]:
-    """The test accuracies of both with each seed that both have."""
-    its = _by_seed(other)
-    return [(value, its[seed]) for seed, value in _by_seed(mine).items() if seed in its]
+def _pairs(
+    mine: dict[str, Any], other: dict[str, Any], key: str
+) -> list[tuple[float, float]]:
+    """What both have with each seed that both have."""
+    its = _by_seed(other, key)
+    return [
+        (value, its[seed]) for seed, value in _by_seed(mine, key).items() if seed in its
+    ]
 
 
-def _by_seed(entry: dict[str, Any]) -> dict[int, float]:
-    values = entry["test_accuracy"]
+def _by_seed(entry: dict[str, Any], key: str) -> dict[int, float]:
+    values = entry[key]
     return dict(zip(entry.get("seeds", range(len(values))), values, strict=True))
 
 
 def with_costs(content: dict[str, Any], costs: Mapping[str, Cost]) -> dict[str, Any]:
     """Adds to each method what its step costs."""
     methods = {
-        name: entry | {"cost": _cost(costs[name])}
+        name: entry | {"cost": _cost(costs[name], content.get("baseline", "sgd"))}
         for name, entry in content["methods"].items()
     }
     return content | {"methods": methods}
 
 
-def _cost(cost: Cost) -> dict[str, Any]:
+def _cost(cost: Cost, baseline: str) -> dict[str, Any]:
     median, low, high = cost.time_ratio
     return {
         "operations": cost.operations,
-        "operations_vs_sgd": cost.operations_ratio,
+        f"operations_vs_{baseline}": cost.operations_ratio,
         "milliseconds": 1000 * cost.seconds,
-        "time_vs_sgd": {
+        f"time_vs_{baseline}": {
             "median": median,
             "lower_quartile": low,
             "upper_quartile": high,

@@ -35,6 +35,7 @@ from experiments.evaluation import Evaluator, evaluator
 from experiments.methods import DEFAULT, METHODS
 from experiments.models import pure
 from experiments.options import (
+    BEFORE_SGD,
     DataDir,
     DatasetName,
     LabelNoise,
@@ -171,7 +172,7 @@ def _settings(config: Config, protocol: Protocol) -> dict[str, Any]:
             method: {
                 name: str(interval) for name, interval in _ranges(method, protocol).items()
             }
-            for method in METHODS
+            for method in BEFORE_SGD
         },
     }
 
@@ -196,7 +197,7 @@ def search_missing(config: Config, protocol: Protocol, found: choices.Choices) -
         if name in config.methods and not found.has(name, split)
     ]
     dataset = data.load(protocol.dataset, config.data_dir)
-    model = pure(protocol.build(dataset.image_shape, dataset.classes), protocol.keep)
+    model = pure(protocol.build(dataset.shape, dataset.classes), protocol.keep)
     measures = evaluator(model, protocol)
     trainers = {name: trainer(METHODS[name], model, protocol) for name in config.methods}
     with progress.Display(progress.console(), len(missing)) as display:

@@ -66,5 +66,5 @@ def shuffled(dataset: Dataset, split: int) -> Int[np.ndarray, " n"]:
 
 
 def _scaled(examples: Examples, protocol: Protocol) -> Examples:
-    images = (examples.images - protocol.shift) / protocol.scale
-    return examples._replace(images=images.astype(np.float32))
+    images = (examples.inputs - protocol.shift) / protocol.scale
+    return examples._replace(inputs=images.astype(np.float32))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 import ksam_jax
 from experiments.baselines import GradientState
 from experiments.models.pure import PureModel, Variables
+from ksam_jax import LossScaleState
 
 
 class Optimizer(NamedTuple):
@@ -40,11 +41,14 @@ class TrainState(NamedTuple):
 class Note(NamedTuple):
     """What a step says about itself; see `ksam_jax.SharpnessAwareInfo`.
 
-    All are infinite where the method doesn't know them, but the last.
+    All are infinite where the method doesn't know them, but the last two. Of a skipped step
+    the numbers are those of the last one that was made.
 
     Attributes:
       loss, perturbed_loss, sharpness, ascent_norm, perturbation_norm, cosine: as there.
-      gradient_norm: of what the method hands to the optimizer: the descent gradient.
+      gradient_norm: of what the method hands to the optimizer: the descent gradient;
+        infinite for a step that was skipped though the loss scale is at its smallest.
+      skipped: 1 if a gradient overflowed and the step was not made, else 0.
     """
 
     loss: Float[Array, ""]
@@ -54,6 +58,7 @@ class Note(NamedTuple):
     perturbation_norm: Float[Array, ""]
     cosine: Float[Array, ""]
     gradient_norm: Float[Array, ""]
+    skipped: Float[Array, ""]
 
 
 def start(optimizer: Optimizer, variables: Variables) -> TrainState:
@@ -90,28 +95,56 @@ def train_step(
         rest = nnx.merge_state(rest, statistics)
     updates, base = optimizer.base.update(gradient, state.base, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params, rest, told, base), _note(told, gradient)
+    after = TrainState(params, rest, told, base)
+    if not isinstance(told, LossScaleState):
+        return after, _note(told, gradient)
+    return _if_made(state, after), _note_of_scaled(state.gradient, told, gradient)
+
+
+def _if_made(before: TrainState, after: TrainState) -> TrainState:
+    """The next state, or if the step was skipped only the method's."""
+    made = after.gradient.finite
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(made, new, old),
+        after._replace(gradient=None),
+        before._replace(gradient=None),
+    )
+    return kept._replace(gradient=after.gradient)
 
 
 def _take_aux(told: PyTree) -> tuple[PyTree, PyTree]:
+    if isinstance(told, LossScaleState):
+        aux, inner = _take_aux(told.inner)
+        return aux, told._replace(inner=inner)
     if isinstance(told, GradientState):
         return told.aux, told._replace(aux=None)
     return ksam_jax.take_aux(told)
 
 
 def _note(told: PyTree, gradient: PyTree) -> Note:
-    length = optax.tree.norm(gradient)
+    own = {"gradient_norm": optax.tree.norm(gradient), "skipped": jnp.zeros(())}
     if isinstance(told, GradientState):
         unknown = dict.fromkeys(Note._fields, jnp.full((), jnp.inf))
-        return Note(**unknown | {"loss": told.loss, "gradient_norm": length})
-    return Note(**ksam_jax.get_info(told)._asdict(), gradient_norm=length)
+        return Note(**unknown | {"loss": told.loss} | own)
+    return Note(**ksam_jax.get_info(told)._asdict(), **own)
+
+
+def _note_of_scaled(before: LossScaleState, told: LossScaleState, gradient: PyTree) -> Note:
+    note = _note(told.inner, gradient)
+    # No smaller scale is left to try: it isn't the backward pass that overflows.
+    is_stuck = ~told.finite & (told.scale == before.scale)
+    return note._replace(
+        gradient_norm=jnp.where(is_stuck, jnp.inf, note.gradient_norm),
+        skipped=(~told.finite).astype(jnp.float32),
+    )
 
 
 def first_failure(notes: Note) -> int | None:
     """The first of several steps, notes stacked (steps,), that isn't a number; or None.
 
     A gradient that isn't finite spoils the weights at once. A loss may be infinite because
-    it isn't known, but never NaN.
+    it isn't known, but never NaN. Skipping a step whose gradient overflowed is no failure,
+    unless its loss scale was the smallest already: a smaller one can't mend it.
     """
     unknown = np.isnan(notes.loss) | np.isnan(notes.perturbed_loss)
     bad = unknown | ~np.isfinite(notes.gradient_norm)
@@ -121,3 +154,16 @@ def first_failure(notes: Note) -> int | None:
 def stacked(notes: list[Note]) -> Note:
     """The notes of several steps, each number as an array (steps,) on the host."""
     return jax.tree.map(lambda *values: np.stack(values), *jax.device_get(notes))
+
+
+def mean(notes: Note) -> Note:
+    """The mean of several steps, notes stacked (steps,).
+
+    Over those that were made, infinite if none was; `skipped` is the share of the others.
+    """
+    made = np.asarray(notes.skipped) == 0
+
+    def of_made(values: Any) -> Any:
+        return np.mean(values[made]) if made.any() else np.float32(np.inf)
+
+    return jax.tree.map(of_made, notes)._replace(skipped=np.mean(notes.skipped))

@@ -63,7 +63,7 @@ def prepare(
     label_noise: float = 0.0,
 ) -> Study:
     """Builds the model and its measures."""
-    model = pure(protocol.build(dataset.image_shape, dataset.classes), protocol.keep)
+    model = pure(protocol.build(dataset.shape, dataset.classes), protocol.keep)
     measures = evaluator(model, protocol)
     return Study(dataset, protocol, choices, seeds, label_noise, model, measures)
 
@@ -197,4 +197,4 @@ def one_batch(study: Study) -> Batch:
     """The first training examples of split 0, to measure a step on."""
     train = training_split(study.dataset, study.protocol, 0, study.label_noise).train
     size = study.protocol.batch_size
-    return Batch(train.images[:size], train.labels[:size], np.arange(size))
+    return Batch(train.inputs[:size], train.labels[:size], np.arange(size))

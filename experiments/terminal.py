@@ -18,7 +18,8 @@ def show(content: Content, console: Console) -> None:
     for note in (*report.source_notes(content), *report.notes(content)):
         console.print(note, style="dim", highlight=False)
     if content["differences"]:
-        console.print(table(report.DIFFERENCE_HEADERS, report.difference_rows(content)))
+        headers = report.difference_headers(content)
+        console.print(table(headers, report.difference_rows(content)))
 
 
 def _fitting(content: Content, console: Console) -> Table:

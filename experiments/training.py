@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from experiments import step
+from experiments import methods, optimizers, step
 from experiments.configs.compare import Protocol
 from experiments.data import Batch, Examples
-from experiments.methods import Hyperparameters, Method, optimizer
+from experiments.methods import Hyperparameters, Method
 from experiments.models import PureModel
 from experiments.models.pure import Variables
 from experiments.step import Optimizer, TrainState
@@ -71,15 +71,11 @@ def train_step(
 
 
 def _optimizer(method: Method, protocol: Protocol, run: Run) -> Optimizer:
-    steps, momentum = protocol.steps, protocol.momentum
-    seed, hyperparameters = run
-    return optimizer(
-        method,
-        hyperparameters,
-        seed,
-        steps=steps,
-        momentum=momentum,
-        num_examples=protocol.train,
+    seed, given = run
+    rate = optimizers.schedule(given["learning_rate"], protocol.steps)
+    return Optimizer(
+        methods.gradient(method, given, seed, num_examples=protocol.train),
+        optimizers.sgd(rate, given["weight_decay"], protocol.momentum),
     )
 
 
@@ -101,7 +97,7 @@ def trainer(method: Method, model: PureModel, protocol: Protocol) -> Trainer:
         replica: TrainState, run: Run, rows: Int[Array, "steps batch"], examples: Examples
     ) -> TrainState:
         def body(replica: TrainState, row: Int[Array, " batch"]) -> tuple[TrainState, None]:
-            batch = Batch(examples.images[row], examples.labels[row], row)
+            batch = Batch(examples.inputs[row], examples.labels[row], row)
             return one_step(replica, run, batch), None
 
         if rows.shape[0] == 1:

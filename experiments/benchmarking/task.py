@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 import ksam_jax
 from experiments.configs.benchmark import Workload
-from experiments.models.pure import cross_entropy
+from experiments.objectives import cross_entropy
 
 LossFn = Callable[[PyTree, Any], Any]
 

@@ -14,17 +14,37 @@ from experiments.augment import NOTHING, Augmentation
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training run. The base optimizer is SGD with momentum, weight decay added to the
-    gradient behind the method, and a learning rate that falls to 0 as a cosine."""
+    """One training run. The base optimizer stands behind the method: the ascent sees
+    neither the weight decay nor the clipping."""
 
     dataset: Annotated[str, arg(help="By its TFDS name; or digits, which needs no files.")]
     model: Annotated[str, arg(help="By its name in experiments/models/zoo.py.")]
     method: Annotated[str, arg(help="By its name in experiments/methods.py.")]
     epochs: Annotated[int, arg(help="Passes over the training examples.")]
-    learning_rate: Annotated[float, arg(help="At the first step; it falls as a cosine.")]
-    weight_decay: Annotated[float, arg(help="Times the weights, added to the gradient.")]
+    learning_rate: Annotated[float, arg(help="The highest one; it falls to 0.")]
+    weight_decay: Annotated[
+        float,
+        arg(
+            help="Times the weights: of SGD, added to the gradient; of AdamW, to its step."
+        ),
+    ]
     batch_size: Annotated[int, arg(help="Examples per step, all devices together.")] = 128
-    momentum: Annotated[float, arg(help="Of SGD.")] = 0.9
+    optimizer: Annotated[str, arg(help="sgd, with momentum, or adamw.")] = "sgd"
+    momentum: Annotated[
+        float, arg(help="Of SGD; of AdamW, the decay of its gradients' mean.")
+    ] = 0.9
+    schedule: Annotated[
+        str, arg(help="How the learning rate falls, step by step: cosine or linear.")
+    ] = "cosine"
+    warmup: Annotated[
+        float, arg(help="Share of all steps in which the learning rate rises from 0.")
+    ] = 0.0
+    clip: Annotated[
+        float | None, arg(help="Longest gradient that the optimizer sees; None: any.")
+    ] = None
+    decay_all: Annotated[
+        bool, arg(help="Whether weight decay is for biases and scales of norms, too.")
+    ] = True
     rho: Annotated[float | None, arg(help="Radius of the perturbation.")] = None
     k: Annotated[
         float | None, arg(help="Fraction of the batch with the highest losses.")
@@ -36,6 +56,18 @@ class Experiment:
     eta: Annotated[float | None, arg(help="ASAM: added to the weights' sizes.")] = None
     norm: Annotated[str, arg(help="batch or group; small models have no choice.")] = "batch"
     augmentation: Augmentation = NOTHING
+    label_smoothing: Annotated[
+        float, arg(help="Share of a label that is spread over all classes.")
+    ] = 0.0
+    dropout: Annotated[float, arg(help="Share of activations dropped, of texts.")] = 0.0
+    length: Annotated[int, arg(help="Tokens of a text; longer ones are cut.")] = 128
+    vocabulary: Annotated[
+        int, arg(help="Tokens to learn from the training texts, without --pretrained.")
+    ] = 8192
+    pretrained: Annotated[
+        str | None,
+        arg(metavar="DIR", help="Folder of a BERT checkpoint as Hugging Face lays it out."),
+    ] = None
     train_examples: Annotated[
         int | None,
         arg(help="How many to train on, drawn once for all seeds; None: all."),
@@ -44,7 +76,8 @@ class Experiment:
         int, arg(help="How many to hold out of the training examples, to look at.")
     ] = 0
     dtype: Annotated[
-        str, arg(help="Of the computation: float32 or bfloat16. Weights are float32.")
+        str,
+        arg(help="Of the computation: float32, bfloat16 or float16. Weights are float32."),
     ] = "float32"
     sync_ascent: Annotated[
         bool, arg(help="Whether all devices climb together, or each on its own examples.")

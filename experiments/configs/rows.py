@@ -8,8 +8,11 @@ from experiments.configs.cifar import CIFAR
 from experiments.configs.digits import DIGITS
 from experiments.configs.experiment import Row
 from experiments.configs.fashion import FASHION_MNIST
+from experiments.configs.glue import GLUE
+from experiments.configs.imagenet import IMAGENET
 from experiments.configs.mnist import MNIST
 from experiments.configs.small import SMALL
+from experiments.configs.text import SST2
 
 
 def by_name(rows: Iterable[Row]) -> dict[str, Row]:
@@ -27,7 +30,7 @@ def by_name(rows: Iterable[Row]) -> dict[str, Row]:
 
 
 # The quick ones first.
-ROWS = by_name((*DIGITS, *MNIST, *SMALL, *CIFAR, *FASHION_MNIST))
+ROWS = by_name((*DIGITS, *MNIST, *SMALL, *CIFAR, *FASHION_MNIST, *SST2, *GLUE, *IMAGENET))
 
 
 def row(name: str) -> Row:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from experiments.cli import one_of
+from experiments.configs import titles
 from experiments.configs.experiment import Row
 from experiments.configs.rows import ROWS
-from experiments.data import TITLES
 from experiments.models import zoo
 
 # Three as in most papers; the quick ones can have more, and one shows that a path works.
@@ -41,8 +41,8 @@ def by_family(rows: Iterable[Row]) -> dict[str, Table]:
 
 def _table(name: str, family: list[Row]) -> Table:
     what = family[0].experiment
-    dataset = TITLES.get(what.dataset, what.dataset)
-    some = f" ({what.train_examples:,} training images)" if what.train_examples else ""
+    dataset = titles.of(what.dataset)
+    some = f" ({what.train_examples:,} training examples)" if what.train_examples else ""
     title = f"{dataset}{some}, {zoo.title(what.model, what.norm)}"
     names = tuple(row.name for row in family)
     return Table(name, title, names, SEEDS_OF.get(name, SEEDS))

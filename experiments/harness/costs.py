@@ -18,11 +18,12 @@ from experiments.harness.job import Job
 from experiments.timing import operations
 
 COST = "cost.json"
-SGD = "sgd"
 
 
 def of_methods(cells: Sequence[Cell], jobs: Jobs, path: Path) -> dict[str, Cost]:
-    """The cost of each cell's method against SGD's, which is measured if it isn't there.
+    """The cost of each cell's method against the optimizer's alone.
+
+    That is measured if it isn't there.
 
     Args:
       cells: one of each method, all with one dataset and one network.
@@ -37,24 +38,21 @@ def of_methods(cells: Sequence[Cell], jobs: Jobs, path: Path) -> dict[str, Cost]
         cell.experiment.method: (cell.row.name, cell.experiment) for cell in cells
     }
     some_name, some = next(iter(experiments.values()))
-    experiments.setdefault(SGD, (f"{some_name}, but by SGD", _by_sgd(some)))
+    baseline = some.optimizer
+    alone = dataclasses.replace(some, method=baseline, **dict.fromkeys(OWN))
+    experiments.setdefault(baseline, (f"{some_name}, but by {baseline}", alone))
     about = {method: _depends_on(what) for method, (_, what) in experiments.items()}
     missing = [m for m in experiments if known.get(m, {}).get("of") != about[m]]
     if missing:
-        # SGD beside them, for the ratios of their times.
-        steps = {
-            m: _step(jobs.of(*experiments[m])) for m in {SGD: 0, **dict.fromkeys(missing)}
-        }
-        measured = cost.measure(steps)
+        # The baseline beside them, for the ratios of their times.
+        needed = dict.fromkeys((baseline, *missing))
+        steps = {m: _step(jobs.of(*experiments[m])) for m in needed}
+        measured = cost.measure(steps, baseline=baseline)
         for method in missing:
             known[method] = {"of": about[method], "cost": measured[method]._asdict()}
         if not jax.process_index():
             files.write_json(path, {"methods": known})
     return {method: _cost(known[method]["cost"]) for method in experiments}
-
-
-def _by_sgd(experiment: Experiment) -> Experiment:
-    return dataclasses.replace(experiment, method=SGD, **dict.fromkeys(OWN))
 
 
 def _read(path: Path) -> dict[str, Any]:

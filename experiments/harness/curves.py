@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -11,18 +11,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments import wording
 from experiments.methods import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from experiments.plots import GRID, TEXT
+from experiments.scores import SCORES
 
 Record = Mapping[str, Any]
+
+
+class Part(NamedTuple):
+    """Examples that are evaluated: their key, name in the legend, and colour."""
+
+    key: str
+    name: str
+    colour: str
+
+
 Curve = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
 
-# Examples that are evaluated: key, name in the legend, colour.
-PARTS = (
-    ("train", "training", BLUE),
-    ("validation", "validation", ORANGE),
-    ("test", "test", VERMILLION),
-)
 # Up to so many points are marked: with more, the marks would be a thick line.
 MARKED = 30
 GREY = "#888888"
@@ -36,8 +42,10 @@ def draw(
     train: Sequence[Record],
     evaluations: Sequence[Record],
     best_epoch: float | None = None,
+    metric: str = "accuracy",
+    judged_on: str = "test",
 ) -> None:
-    """Writes a PNG: loss, accuracy, sharpness and norms over epochs.
+    """Writes a PNG: loss, the metric, sharpness and norms over epochs.
 
     Where the method measures no sharpness, that panel shows the learning rate.
 
@@ -47,7 +55,14 @@ def draw(
       train: records of training.
       evaluations: records of evaluations; one is enough.
       best_epoch: is marked, unless None.
+      metric: one of `experiments.scores`.
+      judged_on: what the examples are called that results are quoted on.
     """
+    parts = (
+        Part("train", "training", BLUE),
+        Part("validation", "validation", ORANGE),
+        Part("test", judged_on, VERMILLION),
+    )
     figure = Figure(figsize=(11, 8.2), dpi=150)
     axes = figure.subplots(2, 2)
     # Room for the heading above, and for the axes' titles.
@@ -55,8 +70,8 @@ def draw(
     last = max((record["epoch"] for record in (*train, *evaluations)), default=1)
     for panel in axes.flat:
         _frame(panel, last)
-    _losses(axes[0, 0], train, evaluations)
-    _accuracies(axes[0, 1], evaluations, best_epoch)
+    _losses(axes[0, 0], train, evaluations, parts)
+    _scores(axes[0, 1], evaluations, parts, metric, best_epoch)
     if len(_curve(train, "sharpness")[0]):
         _sharpness(axes[1, 0], train)
     else:
@@ -95,23 +110,34 @@ def _legend(axes: Axes) -> None:
         )
 
 
-def _losses(axes: Axes, train: Sequence[Record], evaluations: Sequence[Record]) -> None:
-    _title(axes, "Loss", "mean cross-entropy")
+def _losses(
+    axes: Axes,
+    train: Sequence[Record],
+    evaluations: Sequence[Record],
+    parts: Sequence[Part],
+) -> None:
+    _title(axes, "Loss", "mean over examples")
     curve = _curve(train, "loss")
     _noisy(axes, curve, GREY, "batches, as trained on")
     _log_where_steep(axes, curve[1])
-    for part, name, colour in PARTS:
-        _evaluated(axes, _curve(evaluations, f"{part}_loss"), colour, name)
+    for part in parts:
+        curve = _curve(evaluations, f"{part.key}_loss")
+        _evaluated(axes, curve, part.colour, part.name)
     _legend(axes)
 
 
-def _accuracies(
-    axes: Axes, evaluations: Sequence[Record], best_epoch: float | None
+def _scores(
+    axes: Axes,
+    evaluations: Sequence[Record],
+    parts: Sequence[Part],
+    metric: str,
+    best_epoch: float | None,
 ) -> None:
-    _title(axes, "Accuracy", "correct predictions, %")
-    for part, name, colour in PARTS:
-        epochs, values = _curve(evaluations, f"{part}_accuracy")
-        _evaluated(axes, (epochs, 100 * values), colour, name)
+    score = SCORES[metric]
+    _title(axes, wording.first_upper(score.title), f"{score.axis}, %")
+    for part in parts:
+        epochs, values = _curve(evaluations, f"{part.key}_{metric}")
+        _evaluated(axes, (epochs, 100 * values), part.colour, part.name)
     if best_epoch is not None:
         dashes = (0, (4, 3))
         axes.axvline(best_epoch, color=GREY, lw=1.2, ls=dashes, label="best checkpoint")

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.progress import duration
+from experiments.scores import SCORES
 
 Record = Mapping[str, Any]
 
@@ -36,6 +37,8 @@ class Live:
       total_steps: of the whole run.
       steps_per_epoch: the last epoch may have fewer.
       first_step: how many steps were made before, by a process that was stopped.
+      metric: what evaluations are shown by, one of `experiments.scores`.
+      judged_on: what the examples are called that results are quoted on.
       quiet: shows nothing; for all processes but one.
     """
 
@@ -47,11 +50,16 @@ class Live:
         steps_per_epoch: int,
         first_step: int = 0,
         *,
+        metric: str = "accuracy",
+        judged_on: str = "test",
         quiet: bool = False,
     ):
         self._console, self._title, self._quiet = console, title, quiet
         self._total, self._steps_per_epoch = total_steps, steps_per_epoch
         self._step = first_step
+        self._metric = metric
+        # Purpose in the records -> as shown.
+        self._parts = {"train": "train", "validation": "validation", "test": judged_on}
         self._pace = _Pace(total_steps)
         self._train: Record = {}
         self._evaluation: Record = {}
@@ -89,7 +97,7 @@ class Live:
         self._pace.reached(step)
 
     def evaluated(self, record: Record) -> None:
-        """Shows the accuracies of an evaluation."""
+        """Shows what an evaluation found."""
         self._evaluation = record
         if not self._has_panel:
             self._say(self._line(record))
@@ -112,10 +120,12 @@ class Live:
             for name, key in (("loss", "loss"), ("sharpness", "sharpness"))
             if train.get(key) is not None
         ]
+        # Of percentages alone everybody takes that for granted.
+        what = "" if self._metric == "accuracy" else f"{SCORES[self._metric].title} "
         known += [
-            f"{part} {percent(record[f'{part}_accuracy'])}"
-            for part in ("validation", "test")
-            if record.get(f"{part}_accuracy") is not None
+            f"{name} {what}{percent(record[f'{part}_{self._metric}'])}"
+            for part, name in self._parts.items()
+            if part != "train" and record.get(f"{part}_{self._metric}") is not None
         ]
         if train.get("examples_per_second") is not None:
             known.append(f"{train['examples_per_second']:,.0f} examples/s")
@@ -148,7 +158,7 @@ class Live:
         return ProgressBar(total=self._total, completed=self._step)
 
     def _numbers(self) -> Table:
-        """The last means of training, and below them the last accuracies."""
+        """The last means of training, and below them what was found last."""
         train, evaluation = self._train, self._evaluation
         speed = train.get("examples_per_second")
         grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
@@ -161,10 +171,10 @@ class Live:
         grid.add_row(*values, UNKNOWN if speed is None else f"{speed:,.0f}", style="bold")
         grid.add_row()
         epoch = f"epoch {evaluation['epoch']:g}" if evaluation else ""
-        parts = ("train", "validation", "test")
-        grid.add_row("accuracy", *parts, style="dim")
-        accuracies = (percent(evaluation.get(f"{part}_accuracy")) for part in parts)
-        grid.add_row(Text(epoch, "not bold"), *accuracies, style="bold")
+        grid.add_row(SCORES[self._metric].title, *self._parts.values(), style="dim")
+        keys = (f"{part}_{self._metric}" for part in self._parts)
+        found = (percent(evaluation.get(key)) for key in keys)
+        grid.add_row(Text(epoch, "not bold"), *found, style="bold")
         return grid
 
     def _epoch(self) -> int:

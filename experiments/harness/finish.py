@@ -13,9 +13,6 @@ from experiments.harness import folder, judging, metrics
 from experiments.harness.job import Job
 from experiments.step import TrainState
 
-# Of an evaluation, to find the best and to tell of the last.
-NEEDED = {"step", "epoch", "train_loss", "validation_accuracy", "test_accuracy"}
-
 
 def write(
     where: Path, job: Job, state: TrainState, measured: Mapping[str, Any], command: str
@@ -40,10 +37,13 @@ def about(job: Job) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         **folder.plain(job.name, job.experiment),
+        "metric": judging.metric(job),
         "parameters": job.programs.parameters,
         "dataset": {
             "title": test.title,
             "source": test.source,
+            "things": "texts" if test.vocabulary else "images",
+            "judged_on": test.judged_on,
             "train": job.inputs.train.size,
             "validation": validation.size if validation else 0,
             "test": test.size,
@@ -58,14 +58,19 @@ def _ends(where: Path, job: Job) -> dict[str, Any]:
     """The last evaluation, and the best: the last one that none is above."""
     path = where / folder.METRICS
     _, evaluations = metrics.read(path)
-    whole = all(record.keys() >= NEEDED for record in evaluations)
+    metric = judging.metric(job)
+    # To find the best, and to tell of the last.
+    needed = {"step", "epoch", "train_loss", f"validation_{metric}", f"test_{metric}"}
+    whole = all(record.keys() >= needed for record in evaluations)
     if not whole or not evaluations or evaluations[-1]["step"] != job.steps:
         raise RunError(
             f"{path} lacks evaluations or parts of them, and the run is at its end: "
             f"delete its checkpoints to train again, or put the file back"
         )
     # Among equals the last one, as in `Checkpoints`.
-    best = max(evaluations, key=lambda record: (judging.score(record), record["step"]))
+    best = max(
+        evaluations, key=lambda record: (judging.score(record, metric), record["step"])
+    )
     return {
         "last": _numbers(evaluations[-1]),
         "best": {**_numbers(best), "judged_by": judging.judged_by(job)},

@@ -62,6 +62,8 @@ def check_same(saved: Mapping[str, Any], experiment: Experiment, where: Path) ->
     theirs = saved.get("experiment")
     if not isinstance(theirs, Mapping):
         raise UsageError(f"{where} has no experiment's settings: give another --out")
+    # Settings that it didn't know yet were as they are by default.
+    theirs = {**_defaults(), **theirs}
     for name in mine | theirs:
         if mine.get(name) != theirs.get(name):
             option = f"--{name.replace('_', '-')}"
@@ -69,6 +71,14 @@ def check_same(saved: Mapping[str, Any], experiment: Experiment, where: Path) ->
                 f"{where} has a run with {option} {theirs.get(name)}, and this is one with "
                 f"{mine.get(name)}: give the same, or another --out"
             )
+
+
+def _defaults() -> dict[str, Any]:
+    fields = dataclasses.fields(Experiment)
+    known = {field.name: field.default for field in fields}
+    known = {k: v for k, v in known.items() if v is not dataclasses.MISSING}
+    known["augmentation"] = dataclasses.asdict(known["augmentation"])
+    return files.plain(known)
 
 
 def check_config(folder: Path, experiment: Experiment) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from experiments import files
+from experiments import files, wording
 from experiments.cli import RunError
 from experiments.configs.experiment import Experiment, Row
 from experiments.harness import folder, job, run
@@ -74,22 +74,23 @@ def cells(
 
 
 class Jobs:
-    """The rows' jobs, each made when it is first asked for, and then for all seeds."""
+    """Jobs, each made when it is first asked for, and then for all seeds."""
 
     def __init__(self, data_dir: Path | None, console: Console | None):
         self.data_dir, self._console = data_dir, console
-        self._made: dict[str, Job] = {}
+        self._made: dict[Experiment, Job] = {}
 
     def of(self, name: str, experiment: Experiment) -> Job:
-        """The job of a row, whose experiments differ in their seed only.
+        """The job of a row, with these settings.
 
         Raises:
           UsageError: as `job.prepare`.
         """
-        if name not in self._made:
+        seedless = dataclasses.replace(experiment, seed=0)
+        if seedless not in self._made:
             made = job.prepare(name, experiment, self.data_dir, self._console)
-            self._made[name] = made
-        return job.seeded(self._made[name], experiment.seed)
+            self._made[seedless] = made
+        return job.seeded(self._made[seedless], experiment.seed)
 
 
 def train_all(
@@ -183,9 +184,19 @@ def _trained(
         _note_failure(cell, str(error))
         display.end(f"failed: {error}")
         return Outcome(cell, None, str(error))
-    last = result.get("last")
-    display.end(f"test {last['test_accuracy']:.1%}" if last else "done")
+    display.end(_shown(result))
     return Outcome(cell, result, "")
+
+
+def _shown(result: Mapping[str, Any]) -> str:
+    """What came out: on held-out examples, if there are any."""
+    last, metric = result.get("last"), wording.metric(result)
+    if last is None:
+        return "done"
+    held_out = last[f"validation_{metric}"]
+    if held_out is not None:
+        return f"validation {held_out:.1%}"
+    return f"{wording.judged_on(result)} {last[wording.key(result)]:.1%}"
 
 
 def _run(

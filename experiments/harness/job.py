@@ -1,28 +1,32 @@
 """An experiment with everything that it needs, on the devices that there are."""
 
 import dataclasses
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 from rich.console import Console
 
 from experiments import sharded
-from experiments.cli import UsageError, one_of
+from experiments.cli import UsageError
 from experiments.configs.experiment import Experiment
-from experiments.harness import inputs, programs
+from experiments.harness import checked, inputs, programs, updates
 from experiments.harness.inputs import Inputs
-from experiments.harness.programs import Programs
+from experiments.harness.programs import Kind, Programs
 from experiments.methods import METHODS
-from experiments.models import zoo
+from experiments.models import huggingface
 from experiments.pipeline import Batches
 from experiments.step import TrainState
 
-LARGEST = float(np.finfo(np.float32).max)
+# That read batches ahead; within one, images are decoded side by side.
+THREADS = 2
 
 
 class Job(NamedTuple):
@@ -53,13 +57,25 @@ class Job(NamedTuple):
         return self.experiment.epochs * self.steps_per_epoch
 
     def start(self) -> TrainState:
-        """The state before the first step."""
-        return self.programs.init(jnp.int32(self.experiment.seed))
+        """The state before the first step.
+
+        Raises:
+          UsageError: if there is a pretrained checkpoint that doesn't fit.
+        """
+        seed, folder = jnp.int32(self.experiment.seed), self.experiment.pretrained
+        variables = self.programs.init(seed)
+        if folder is not None:
+            params = huggingface.load(jax.device_get(variables.params), Path(folder))
+            _check_same("checkpoint", _digest(params))
+            variables = variables._replace(params=params)
+        return self.programs.start(variables, seed)
 
     def like(self) -> TrainState:
         """Shapes, types and places of the state, without making one."""
         everywhere = NamedSharding(self.mesh, P())
-        shapes = jax.eval_shape(self.programs.init, jnp.int32(0))
+        seed = jax.ShapeDtypeStruct((), jnp.int32)
+        variables = jax.eval_shape(self.programs.init, seed)
+        shapes = jax.eval_shape(self.programs.start, variables, seed)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
         )
@@ -68,7 +84,10 @@ class Job(NamedTuple):
         """The training batches, from the first one on."""
         size = self.experiment.batch_size
         rows = sharded.local_rows(self.mesh, size)
-        return Batches(self.inputs.train, size, self.experiment.seed, rows)
+        train = self.inputs.train
+        # What has to be decoded is loaded ahead.
+        threads = THREADS if train.random_fetch else 0
+        return Batches(train, size, self.experiment.seed, rows, threads)
 
 
 def prepare(
@@ -85,43 +104,25 @@ def prepare(
     check(experiment)
     mesh = sharded.data_mesh()
     found = inputs.load(experiment, data_dir, console)
-    _check_batch(experiment, mesh.size, found.train.size)
-    functions = programs.programs(
-        experiment,
-        mesh,
-        found.normalization,
-        image_shape=found.train.image_shape,
-        classes=found.train.classes,
-        examples=found.train.size,
+    train = found.train
+    _check_batch(experiment, mesh.size, train.size)
+    _check_parts(experiment, mesh.size)
+    words = f"{train.source}, {train.size} examples"
+    _check_same(f"data ({words})", zlib.crc32(words.encode()))
+    kind = Kind(
+        train.shape, train.classes, train.size, found.normalization, train.vocabulary
     )
-    return Job(name, experiment, found, mesh, functions)
+    return Job(name, experiment, found, mesh, programs.programs(experiment, mesh, kind))
 
 
 def check(experiment: Experiment) -> None:
     """Raises a UsageError if a setting can't be, whatever the data and the devices."""
-    one_of("method", experiment.method, METHODS)
-    one_of("model", experiment.model, zoo.MODELS)
-    for name in ("epochs", "batch_size"):
-        _at_least(experiment, name, 1)
-    for name in ("learning_rate", "weight_decay", "momentum", "seed"):
-        _at_least(experiment, name, 0)
-    if experiment.seed >= 2**31:
-        raise UsageError(f"--seed must be below {2**31}; got {experiment.seed}")
-    if experiment.momentum >= 1:
-        raise UsageError(f"--momentum must be below 1; got {experiment.momentum:g}")
+    checked.check(experiment)
     try:
-        programs.check(experiment)
+        updates.check(experiment)
     # The library names the argument, the rule and the value.
     except (ValueError, TypeError) as error:
         raise UsageError(f"--method {experiment.method}: {error}") from error
-
-
-def _at_least(experiment: Experiment, name: str, least: float) -> None:
-    value = getattr(experiment, name)
-    # NaN is not at least anything; and what float32 can't hold is infinite on a device.
-    if not (least <= value <= LARGEST):
-        option = name.replace("_", "-")
-        raise UsageError(f"--{option} must be at least {least:g} and finite; got {value:g}")
 
 
 def _check_batch(experiment: Experiment, devices: int, examples: int) -> None:
@@ -131,6 +132,37 @@ def _check_batch(experiment: Experiment, devices: int, examples: int) -> None:
             f"--batch-size must be a multiple of the number of devices, {devices}, and at "
             f"most the number of training examples, {examples}; got {size}"
         )
+
+
+def _check_parts(experiment: Experiment, devices: int) -> None:
+    """Raises a UsageError if a method's share of a device's examples isn't even one."""
+    takes, local = METHODS[experiment.method].takes, experiment.batch_size // devices
+    for name in {"k", "gamma", "m"} & takes.keys():
+        share = getattr(experiment, name, None) or takes[name].default
+        if isinstance(share, float) and share * local < 1:
+            raise UsageError(
+                f"--batch-size must give each of {devices} devices so many examples that "
+                f"{name} = {share:g} of them is at least one; got {experiment.batch_size}"
+            )
+
+
+def _check_same(what: str, digest: int) -> None:
+    """Raises a UsageError if another process has another digest of it."""
+    mine = np.uint32(digest)
+    every = multihost_utils.process_allgather(mine) if jax.process_count() > 1 else mine
+    if (every != mine).any():
+        raise UsageError(
+            f"all processes must have the same; process {jax.process_index()} has other "
+            f"{what} than some: share the folder, or copy it again"
+        )
+
+
+def _digest(params: PyTree) -> int:
+    """Of all weights, in order."""
+    found = 0
+    for leaf in jax.tree.leaves(params):
+        found = zlib.crc32(np.asarray(leaf).tobytes(), found)
+    return found
 
 
 def seeded(job: Job, seed: int) -> Job:

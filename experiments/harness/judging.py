@@ -1,13 +1,14 @@
-"""What a run is looked at with: accuracy, loss, and at its end sharpness."""
+"""What a run is looked at with: its metrics, the loss, and at its end sharpness."""
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from experiments import pipeline, sharded
+from experiments import pipeline, scores, sharded
 from experiments.data import Dataset
 from experiments.harness.job import Job
 from experiments.pipeline import Rows
@@ -16,33 +17,40 @@ from experiments.step import TrainState
 # Of a global batch that is only looked at. A gradient needs far more memory than that, so
 # it has the size of training's batches, which is known to fit.
 BATCH = 1000
+PURPOSES = ("train", "validation", "test")
 
 
 def evaluate(job: Job, state: TrainState) -> dict[str, float | None]:
-    """Accuracy and loss on all that there is, without augmentation.
+    """The dataset's metrics and the loss on all that there is, without augmentation.
 
     Returns:
-      "train_accuracy", "train_loss", and the same for "validation" (None without
-      validation examples) and "test".
+      Such as "train_accuracy" and "train_loss", and the same for "validation" (None
+      without validation examples), "test", and what else there is to look at.
     """
     found: dict[str, float | None] = {}
-    for purpose in ("train", "validation", "test"):
+    for purpose in dict.fromkeys((*PURPOSES, *job.inputs.judged)):
         dataset = job.inputs.judged.get(purpose)
-        accuracy, loss = _means(job, state, dataset) if dataset else (None, None)
-        found |= {f"{purpose}_accuracy": accuracy, f"{purpose}_loss": loss}
+        values = _judged(job, state, dataset) if dataset else {}
+        for name in (*job.inputs.train.metrics, "loss"):
+            found[f"{purpose}_{name}"] = values.get(name)
     return found
 
 
 def judged_by(job: Job) -> str:
     """What tells the best checkpoint: never the test examples."""
     has_validation = "validation" in job.inputs.judged
-    return "validation accuracy" if has_validation else "training loss"
+    return f"validation {metric(job)}" if has_validation else "training loss"
 
 
-def score(record: Mapping[str, Any]) -> float:
+def metric(job: Job) -> str:
+    """The one that is quoted."""
+    return job.inputs.train.metrics[0]
+
+
+def score(record: Mapping[str, Any], metric: str) -> float:
     """How good an evaluation is, for `judged_by`; higher is better."""
-    if record["validation_accuracy"] is not None:
-        return record["validation_accuracy"]
+    if record[f"validation_{metric}"] is not None:
+        return record[f"validation_{metric}"]
     loss = record["train_loss"]
     return -float("inf") if loss is None else -loss
 
@@ -59,14 +67,37 @@ def sharpness(job: Job, state: TrainState) -> float:
     # One after another: only two of them are there at a time.
     gradient = functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
     higher = job.programs.uphill(state, gradient)
-    return _means(job, higher, dataset)[1] - _means(job, state, dataset)[1]
+    rise = _all(job, higher, dataset).loss - _all(job, state, dataset).loss
+    return rise / dataset.size
 
 
-def _means(job: Job, state: TrainState, dataset: Dataset) -> tuple[float, float]:
-    sums = [job.programs.totals(state, rows) for rows in _rows(job, dataset, BATCH)]
-    hits = sum(float(part.hits) for part in sums)
-    loss = sum(float(part.loss) for part in sums)
-    return hits / dataset.size, loss / dataset.size
+class _Found(NamedTuple):
+    """What a model says of all examples: (N,), and the sum of the losses."""
+
+    predictions: np.ndarray
+    labels: np.ndarray
+    loss: float
+
+
+def _judged(job: Job, state: TrainState, dataset: Dataset) -> dict[str, float]:
+    found = _all(job, state, dataset)
+    values = scores.compute(dataset.metrics, found.predictions, found.labels)
+    return {**values, "loss": found.loss / dataset.size}
+
+
+def _all(job: Job, state: TrainState, dataset: Dataset) -> _Found:
+    # One after another: batches of large images wait on the device otherwise.
+    parts = [
+        jax.device_get(job.programs.judge(state, rows))
+        for rows in _rows(job, dataset, BATCH)
+    ]
+    predictions, labels, losses = zip(*parts, strict=True)
+    # What fills up the last batch is at its end.
+    return _Found(
+        np.concatenate(predictions)[: dataset.size],
+        np.concatenate(labels)[: dataset.size],
+        sum(map(float, losses)),
+    )
 
 
 def _rows(job: Job, dataset: Dataset, most: int) -> Iterator[Rows]:

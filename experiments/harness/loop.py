@@ -11,13 +11,12 @@ import numpy as np
 
 from experiments import files, sharded, step
 from experiments.cli import RunError
-from experiments.harness import folder, judging
+from experiments.harness import folder, judging, updates
 from experiments.harness.checkpoints import Checkpoints, Restored
 from experiments.harness.display import Live
 from experiments.harness.job import Job
 from experiments.harness.metrics import Metrics
 from experiments.harness.stopping import Signals, StoppedError
-from experiments.methods import schedule
 from experiments.pipeline import Batches
 from experiments.step import Note, TrainState
 
@@ -66,7 +65,7 @@ class Loop:
         self._saved: int | None = None
         # Once: to make it takes as long as to place a batch.
         self._seed = jnp.int32(job.experiment.seed)
-        self._rate = schedule(job.experiment.learning_rate, job.steps)
+        self._rate = updates.rate(job.experiment, job.inputs.train.size)
 
     def run(self, restored: Restored | None) -> tuple[TrainState, dict[str, Any]]:
         """Trains to the end.
@@ -146,12 +145,15 @@ class Loop:
         self._clock = time.monotonic()
 
     def _record(self, number: int, notes: Note) -> dict[str, Any]:
+        means = step.mean(notes)._asdict()
+        if self._job.experiment.dtype != updates.SCALED:
+            del means["skipped"]
         # What a method doesn't know is infinite, and so null in JSON.
         return files.plain(
             {
                 "step": number,
                 "epoch": number / self._job.steps_per_epoch,
-                **{name: np.mean(value) for name, value in notes._asdict().items()},
+                **means,
                 "learning_rate": np.asarray(self._rate(number - 1)),
                 "examples_per_second": self._speeds[-1],
             }
@@ -180,7 +182,8 @@ class Loop:
             "seconds": self._seconds,
             "devices": jax.device_count(),
         }
-        score = None if record is None else judging.score(record)
+        metric = judging.metric(self._job)
+        score = None if record is None else judging.score(record, metric)
         self._checkpoints.save(number, state, about, score)
         self._saved = number
         self._clock = time.monotonic()
@@ -194,6 +197,11 @@ class Loop:
         smaller = f"--learning-rate (now {experiment.learning_rate:g})"
         if experiment.rho is not None:
             smaller += f" or --rho (now {experiment.rho:g})"
+        if notes.skipped[place]:
+            smaller += (
+                ", or --dtype bfloat16: no loss scale makes the gradients finite, perhaps "
+                "since an earlier step"
+            )
         return (
             f"the loss or its gradient isn't finite at step {number} (loss {loss:g}, "
             f"perturbed loss {higher:g}, gradient norm {length:g}); last good: {last} in "

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.configs.experiment import OWN
+from experiments import wording
 from experiments.evaluation import RADIUS
-from experiments.harness import curves
+from experiments.harness import curves, settings
 from experiments.harness.folder import METRICS, RESULT
 from experiments.harness.metrics import read
-from experiments.methods import METHODS, label
-from experiments.models.zoo import MODELS
+from experiments.methods import label
 from experiments.models.zoo import title as title_of
 from experiments.progress import duration
 from experiments.report import accelerator, made_on
+from experiments.scores import SCORES
 
 Content = Mapping[str, Any]
 PICTURE = "curves.png"
@@ -25,7 +25,9 @@ def write(folder: Path) -> None:
     result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     train, evaluations = read(folder / METRICS)
     titles = title(result), _below(result)
-    curves.draw(folder / PICTURE, titles, train, evaluations, _best_epoch(result))
+    best = _best_epoch(result)
+    judged = wording.metric(result), wording.judged_on(result)
+    curves.draw(folder / PICTURE, titles, train, evaluations, best, *judged)
     (folder / "report.md").write_text(_page(result), encoding="utf-8")
 
 
@@ -42,7 +44,7 @@ def _below(result: Content) -> str:
     last = result["last"]
     epochs = result["experiment"]["epochs"]
     return (
-        f"test accuracy {_percent(last['test_accuracy'])}% after "
+        f"{wording.quoted(result)} {_percent(last[wording.key(result)])}% after "
         f"{epochs} epoch{'' if epochs == 1 else 's'}; {_sizes(result)}"
     )
 
@@ -50,7 +52,8 @@ def _below(result: Content) -> str:
 def _sizes(result: Content) -> str:
     data = result["dataset"]
     held_out = f"{data['validation']:,} validation, " if data["validation"] else ""
-    return f"{data['train']:,} training, {held_out}{data['test']:,} test examples"
+    judged = f"{data['test']:,} {wording.judged_on(result)} examples"
+    return f"{data['train']:,} training, {held_out}{judged}"
 
 
 def _best_epoch(result: Content) -> float | None:
@@ -67,13 +70,13 @@ def _page(result: Content) -> str:
     parts = (
         f"# {title(result)}",
         _summary(result),
-        f"![Loss, accuracy, sharpness and norms over epochs]({PICTURE})",
+        f"![Loss, {_name(result)}, sharpness and norms over epochs]({PICTURE})",
         "## Result",
         _checkpoints(result),
         _quoted(result),
         _sharpness(result),
         "## Settings",
-        _table(("setting", "value"), _settings(result), "--- | ---"),
+        _table(("setting", "value"), settings.rows(result), "--- | ---"),
         "## Cost, machine, command",
         _cost(result),
         f"{made_on(result, accelerator(result))}. {_packages(result['versions'])}.",
@@ -85,7 +88,8 @@ def _page(result: Content) -> str:
 def _summary(result: Content) -> str:
     data, last = result["dataset"], result["last"]
     return (
-        f"**Test accuracy {_percent(last['test_accuracy'])}%** after the last epoch. "
+        f"**{wording.first_upper(wording.quoted(result))} "
+        f"{_percent(last[wording.key(result)])}%** after the last epoch. "
         f"{_sizes(result)} ({data['source']}); {result['parameters']:,} parameters; "
         f"one run, seed {result['experiment']['seed']}: other seeds give other results."
     )
@@ -98,18 +102,36 @@ def _checkpoints(result: Content) -> str:
         ("step", *(f"{one['step']:,}" for one in both)),
         ("epoch", *(f"{_epoch(result, one['step']):g}" for one in both)),
     ]
-    for part, name in (
-        ("train", "training"),
-        ("validation", "validation"),
-        ("test", "test"),
-    ):
-        if part == "validation" and not result["dataset"]["validation"]:
-            continue
-        accuracies = (_percent(one[f"{part}_accuracy"]) for one in both)
-        rows.append((f"{name} accuracy, %", *accuracies))
+    for part, name in _parts(result).items():
+        for metric, score in SCORES.items():
+            if (key := f"{part}_{metric}") in last:
+                found = (_percent(one[key]) for one in both)
+                rows.append((f"{name} {score.title}, %", *found))
         rows.append((f"{name} loss", *(_loss(one[f"{part}_loss"]) for one in both)))
     header = ("", "last checkpoint", f"best by {best['judged_by']}")
     return _table(header, rows, "--- | ---: | ---:")
+
+
+def _parts(result: Content) -> dict[str, str]:
+    """What the model was looked at with, and what it is called."""
+    names = {
+        "train": "training",
+        "validation": "validation",
+        "test": wording.judged_on(result),
+    }
+    if not result["dataset"]["validation"]:
+        del names["validation"]
+    keys = (key for key in result["last"] if key.endswith("_loss"))
+    others = (key.removesuffix("_loss") for key in keys)
+    return names | {
+        other: other.replace("validation_", f"{wording.judged_on(result)}, ")
+        for other in others
+        if other not in (*names, "validation")
+    }
+
+
+def _name(result: Content) -> str:
+    return SCORES[wording.metric(result)].title
 
 
 def _quoted(result: Content) -> str:
@@ -122,9 +144,10 @@ def _quoted(result: Content) -> str:
         "chosen after looking. The best one is the evaluated checkpoint with the "
         f"{'lowest' if 'loss' in judge else 'highest'} {judge}"
     )
+    quoted = f"{wording.judged_on(result)} examples"
     if "validation" in judge:
-        return f"{text}. The choice flatters that accuracy, but not the one on test."
-    return f"{text}; the test examples had no say in it."
+        return f"{text}. The choice flatters that figure, but not the one on {quoted}."
+    return f"{text}; the {quoted} had no say in it."
 
 
 def _sharpness(result: Content) -> str:
@@ -135,44 +158,6 @@ def _sharpness(result: Content) -> str:
         f"mean training loss rise at distance {RADIUS:g} along its gradient, the same "
         "measure for every method."
     )
-
-
-def _settings(result: Content) -> list[tuple[str, str]]:
-    """All that was set, or left at the method's default; what isn't of it is left out."""
-    rows = [("experiment", result["name"])]
-    experiment = result["experiment"]
-    takes = METHODS[experiment["method"]].takes
-    for name, value in experiment.items():
-        is_default = value is None and name in OWN and name in takes
-        shown: Any = takes[name].default if is_default else value
-        if name == "norm" and MODELS[experiment["model"]].grouped is None:
-            continue
-        if name == "augmentation":
-            rows.append((name, _augmentation(shown)))
-        elif name == "train_examples" and value is None:
-            rows.append((name, "all that aren't held out"))
-        elif name == "learning_rate":
-            rows.append((name, f"{value:g}, falling to 0 as a cosine"))
-        elif shown is not None:
-            rows.append((name, _plain(shown)))
-    return [(name.replace("_", " "), value) for name, value in rows]
-
-
-def _augmentation(given: Content) -> str:
-    words = []
-    if given["crop"]:
-        words.append(f"random crop after a border of {given['crop']}")
-    if given["flip"]:
-        words.append("random flip")
-    if given["cutout"]:
-        words.append(f"cutout of {given['cutout']} by {given['cutout']}")
-    return ", ".join(words) or "none"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cost(result: Content) -> str:

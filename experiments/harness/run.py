@@ -9,10 +9,10 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from experiments import cli, files, listing
+from experiments import cli, files, listing, wording
 from experiments.cli import RunError
 from experiments.configs.experiment import Experiment, Row
-from experiments.harness import finish, folder, job, report
+from experiments.harness import finish, folder, job, judging, report
 from experiments.harness.checkpoints import Checkpoints, Restored
 from experiments.harness.display import Live
 from experiments.harness.job import Job
@@ -115,7 +115,14 @@ def _trained(
         after = restored.step if restored else 0
         title = report.title(finish.about(mine))
         live = Live(
-            shown, title, mine.steps, mine.steps_per_epoch, after, quiet=not console
+            shown,
+            title,
+            mine.steps,
+            mine.steps_per_epoch,
+            after,
+            metric=judging.metric(mine),
+            judged_on=mine.inputs.train.judged_on,
+            quiet=not console,
         )
         with Metrics(out, after) if _is_first() else nullcontext() as metrics, live:
             loop = Loop(mine, pace, checkpoints, metrics, live, done)
@@ -130,8 +137,8 @@ def _trained(
 def _summary(out: Path, result: Mapping[str, Any]) -> str:
     last = result["last"]
     return (
-        f"test accuracy {last['test_accuracy']:.2%} at the last step, {last['step']}; "
-        f"written: {out / 'report.md'}"
+        f"{wording.quoted(result)} {last[wording.key(result)]:.2%} at the last step, "
+        f"{last['step']}; written: {out / 'report.md'}"
     )
 
 

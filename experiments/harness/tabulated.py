@@ -4,11 +4,12 @@ import dataclasses
 import datetime
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from experiments import files, results
+from experiments import files, glue, results
 from experiments.configs.experiment import OWN, Experiment, Row
 from experiments.configs.tables import Table
 from experiments.harness.grid import Outcome
@@ -32,17 +33,23 @@ def content(table: Table, outcomes: Sequence[Outcome]) -> dict[str, Any]:
       table: what was reproduced.
       outcomes: of its runs, by seed and then by row; one is enough.
     """
+    experiment = outcomes[0].cell.experiment
+    metric = _quoted(experiment)
     by_row: dict[Row, list[Outcome]] = {}
     for outcome in outcomes:
         by_row.setdefault(outcome.cell.row, []).append(outcome)
     finished = [outcome.result for outcome in outcomes if outcome.result]
     summary = results.summarised(
-        {row.experiment.method: [_entry(mine)] for row, mine in by_row.items()}
+        {row.experiment.method: [_entry(mine, metric)] for row, mine in by_row.items()},
+        metric,
+        experiment.optimizer,
     )
     for row, mine in by_row.items():
         summary["methods"][row.experiment.method] |= _beside(row, mine)
     return {
         "table": table.name,
+        "metric": metric,
+        "baseline": experiment.optimizer,
         "date": datetime.date.today().isoformat(),
         **_what(table, outcomes, finished),
         "config": {
@@ -59,12 +66,17 @@ def content(table: Table, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _entry(mine: Sequence[Outcome]) -> dict[str, Any]:
+def _quoted(experiment: Experiment) -> str:
+    task = glue.TASKS.get(experiment.dataset)
+    return task.metrics[0] if task else "accuracy"
+
+
+def _entry(mine: Sequence[Outcome], metric: str) -> dict[str, Any]:
     """One method's finished runs, one value for each seed."""
     found = [outcome.result for outcome in mine if outcome.result]
     experiment = mine[0].cell.experiment
     given = {name: getattr(experiment, name) for name in (*COMMON, *OWN)}
-    last = ("test_accuracy", "validation_accuracy", "train_loss")
+    last = (f"test_{metric}", f"validation_{metric}", "train_loss")
     return {
         "split": SPLIT,
         "hyperparameters": {k: v for k, v in given.items() if v is not None},
@@ -102,6 +114,9 @@ def _what(
     experiment = outcomes[0].cell.experiment
     shared = dataclasses.asdict(experiment)
     shared = {name: value for name, value in shared.items() if name not in METHODS_OWN}
+    if experiment.pretrained is not None:
+        # Whose folder it is in is nobody's business.
+        shared["pretrained"] = Path(experiment.pretrained).name
     sizes = {"title": table.title, "train": 0, "validation": 0, "test": 0}
     return {
         "dataset": {"name": experiment.dataset, **sizes, **_first(finished, "dataset")},

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import optax
 from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 import ksam_jax
+from experiments.objectives import CLASSES, Objective
 
 
 class Variables(NamedTuple):
@@ -26,35 +26,43 @@ class PureModel:
     Attributes:
       init: random key -> variables.
       stacked: random keys -> parameters of one replica each, stacked; compiled.
-      logits: (parameters, images, rest) -> logits (N, classes), as in use: BatchNorm takes
-        its running statistics, and leaves them as they are.
+      logits: (parameters, inputs, rest) -> outputs (N, classes), as in use: BatchNorm takes
+        its running statistics, and leaves them as they are; nothing is dropped.
       loss_fn: rest -> the loss that a method's `update` takes, a function of (parameters,
-        batch): cross-entropy of each example, (N,); if `has_aux`, with the statistics that
-        the batch has moved.
+        batch): that of each example, (N,); if `has_aux`, with the statistics that the
+        batch has moved.
       has_aux: whether there are statistics, so that examples of a batch depend on another.
       nothing: the rest of a model without statistics, and their shapes if it has any.
     """
 
     init: Callable[[Key[Array, ""]], Variables]
     stacked: Callable[[Key[Array, " replicas"]], PyTree]
-    logits: Callable[[PyTree, Float[Array, "n ..."], PyTree], Float[Array, "n classes"]]
+    logits: Callable[[PyTree, Any, PyTree], Float[Array, "n classes"]]
     loss_fn: Callable[[PyTree], Callable[[PyTree, Any], Any]]
     has_aux: bool
     nothing: PyTree
 
     def losses(self, params: PyTree, batch: Any) -> Float[Array, " n"]:
-        """The cross-entropy of each example, of a model without statistics."""
+        """The loss of each example, of a model without statistics."""
         return self.loss_fn(self.nothing)(params, batch)
 
 
-def pure(build: Callable[[nnx.Rngs], Any], keep: Any = "nothing") -> PureModel:
+def pure(
+    build: Callable[[nnx.Rngs], Any],
+    keep: Any = "nothing",
+    objective: Objective = CLASSES,
+) -> PureModel:
     """Splits a model into functions over its parameters.
+
+    The model is called with the inputs, and in training with the example's key, too, where
+    the batch has keys.
 
     Args:
       build: makes the model from its random streams.
       keep: what methods that select keep of the forward pass that does; see
         `ksam_jax.per_example`. Without meaning for a model with statistics, since its loss
         is of a whole batch.
+      objective: what its outputs are for.
 
     Raises:
       ValueError: if the model has state besides parameters and statistics.
@@ -75,27 +83,31 @@ def pure(build: Callable[[nnx.Rngs], Any], keep: Any = "nothing") -> PureModel:
         # Without the copy NNX would share Variables between traces, and refuses.
         return nnx.merge(graphdef, params, rest, copy=True)
 
-    def logits(params: PyTree, images: Float[Array, "n ..."], rest: PyTree) -> Array:
+    def logits(params: PyTree, inputs: Any, rest: PyTree) -> Array:
         model = merged(params, rest)
         model.eval()
-        return model(images)
+        return model(inputs)
 
     # Traced once for all passes of a step: NNX takes time that grows with the square of
     # what is traced to write statistics, minutes for three passes of PyramidNet-110.
     @jax.jit
     def batch_losses(
-        params: PyTree, rest: PyTree, images: Array, labels: Array
+        params: PyTree, rest: PyTree, inputs: Any, labels: Array
     ) -> tuple[Array, PyTree]:
         model = merged(params, rest)
-        losses = cross_entropy(model(images), labels)
+        losses = objective.losses(model(inputs), labels)
         return losses, nnx.state(model, nnx.BatchStat)
 
     def batch_loss(rest: PyTree) -> Callable[[PyTree, Any], Any]:
-        return lambda params, batch: batch_losses(params, rest, batch.images, batch.labels)
+        return lambda params, batch: batch_losses(params, rest, batch.inputs, batch.labels)
 
     def example_loss(params: PyTree, example: Any) -> Float[Array, ""]:
-        predicted = merged(params, statistics)(example.images[None])[0]
-        return cross_entropy(predicted, example.labels)
+        inputs = jax.tree.map(lambda leaf: leaf[None], example.inputs)
+        # A batch of another kind, without keys, may be given as well.
+        key = getattr(example, "key", None)
+        keys = () if key is None else (key,)
+        outputs = merged(params, statistics)(inputs, *keys)[0]
+        return objective.losses(outputs, example.labels)
 
     example_losses = ksam_jax.per_example(example_loss, keep=keep)
     return PureModel(
@@ -107,8 +119,3 @@ def pure(build: Callable[[nnx.Rngs], Any], keep: Any = "nothing") -> PureModel:
         has_aux,
         statistics,
     )
-
-
-def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Of integer labels, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)

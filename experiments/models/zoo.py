@@ -1,8 +1,9 @@
 """The models that experiments call by name."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,10 +11,14 @@ from flax import nnx
 
 from experiments.cli import UsageError, one_of
 from experiments.models import CNN, MLP, VGG, PyramidNet, ResNet, ViT, WideResNet
+from experiments.models.bert import BertClassifier, BertConfig
+from experiments.models.bottleneck import BottleneckResNet
+from experiments.models.huggingface import read_config
+from experiments.models.text import TextTransformer
 
 NORMS = ("batch", "group")
 # None leaves images and parameters as they are: float32.
-DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 @dataclass(frozen=True)
@@ -22,14 +27,56 @@ class Architecture:
 
     Attributes:
       title: with its normalization of choice, as tables call it.
-      make: (image shape, classes, dtype=..., rngs=...) -> NNX model; takes `norm` as well
-        if that can be chosen.
+      make: (shape of an input, classes, dtype=..., rngs=...) -> NNX model; takes `norm` as
+        well if that can be chosen, and of texts `vocabulary` and `dropout`.
       grouped: what tables call it with GroupNorm; None where nothing can be chosen.
+      reads: "images" or "texts".
+      bert: of a BERT, but for its vocabulary; None of other models.
     """
 
     title: str
     make: Callable[..., Any]
     grouped: str | None = None
+    reads: str = "images"
+    bert: BertConfig | None = None
+
+
+def _transformer(shape: Sequence[int], classes: int, **options: Any) -> TextTransformer:
+    (length,) = shape
+    vocabulary = options.pop("vocabulary")
+    return TextTransformer(length, vocabulary, classes, **options)
+
+
+def _bert(title: str, layers: int, width: int) -> Architecture:
+    config = BertConfig(
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+    )
+
+    def make(
+        shape: Sequence[int],
+        classes: int,
+        *,
+        vocabulary: int,
+        dropout: float,
+        given: BertConfig | None = None,
+        **options: Any,
+    ) -> BertClassifier:
+        (length,) = shape
+        whole = given or replace(config, vocab_size=vocabulary)
+        if length > whole.max_position_embeddings:
+            raise UsageError(
+                f"--length must be at most {whole.max_position_embeddings}, the positions "
+                f"that the model has; got {length}"
+            )
+        rates = dict.fromkeys(
+            ("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout
+        )
+        return BertClassifier(replace(whole, **rates), classes, **options)
+
+    return Architecture(title, make, reads="texts", bert=config)
 
 
 MODELS = {
@@ -58,26 +105,44 @@ MODELS = {
     "vgg16": Architecture("VGG16-BN", VGG, grouped="VGG16, GroupNorm"),
     "vit_ti": Architecture("ViT-Ti/4", partial(ViT, patch=4, width=192, depth=12, heads=3)),
     "vit_s": Architecture("ViT-S/4", partial(ViT, patch=4, width=384, depth=12, heads=6)),
+    "resnet50": Architecture("ResNet-50", BottleneckResNet, grouped="ResNet-50, GroupNorm"),
+    "vit_s_16": Architecture(
+        "ViT-S/16", partial(ViT, patch=16, width=384, depth=12, heads=6)
+    ),
+    "transformer": Architecture(
+        "transformer (64, 2 blocks)",
+        partial(_transformer, width=64, depth=2, heads=2),
+        reads="texts",
+    ),
+    "bert_tiny": _bert("BERT-tiny", 2, 128),
+    "bert_base": _bert("BERT-base", 12, 768),
+    "bert_large": _bert("BERT-large", 24, 1024),
 }
 
 
 def build(
     name: str,
-    image_shape: Sequence[int],
+    shape: Sequence[int],
     classes: int,
     *,
     norm: str = "batch",
     dtype: str = "float32",
+    vocabulary: int | None = None,
+    dropout: float = 0.0,
+    pretrained: str | None = None,
 ) -> Callable[[nnx.Rngs], nnx.Module]:
     """Returns a function of the random streams that makes the model.
 
     Args:
       name: one of `MODELS`.
-      image_shape: height, width, channels.
-      classes: number of logits.
+      shape: height, width, channels of an image; (length,) of a text.
+      classes: number of outputs.
       norm: "batch" or "group". The MLP has no normalization, the CNNs always have
         GroupNorm and the transformers LayerNorm: they ignore "batch", the default.
-      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+      dtype: of the computation, one of `DTYPES`; parameters are float32.
+      vocabulary: of texts.
+      dropout: of models that read texts.
+      pretrained: a checkpoint's folder, whose config.json says what isn't in the name.
 
     Raises:
       UsageError: if a name isn't known, or the model has no choice of normalization.
@@ -85,8 +150,36 @@ def build(
     architecture = _named(name, norm)
     computed = DTYPES[one_of("--dtype", dtype, DTYPES)]
     options: dict[str, Any] = {"norm": norm} if architecture.grouped else {}
-    make = partial(architecture.make, image_shape, classes, dtype=computed, **options)
+    if architecture.reads == "texts":
+        options |= {"vocabulary": vocabulary, "dropout": dropout}
+    if pretrained is not None:
+        options["given"] = check_pretrained(name, pretrained)
+    make = partial(architecture.make, shape, classes, dtype=computed, **options)
     return lambda rngs: make(rngs=rngs)
+
+
+def check_pretrained(name: str, folder: str) -> BertConfig:
+    """The settings of a checkpoint of that model.
+
+    Raises:
+      UsageError: if the model isn't a BERT, or the checkpoint's isn't this one.
+    """
+    expected = MODELS[name].bert
+    if expected is None:
+        known = ", ".join(n for n, model in MODELS.items() if model.bert)
+        raise UsageError(
+            f"--pretrained is not for --model {name}, which has no checkpoints; models "
+            f"that have: {known}"
+        )
+    found = read_config(Path(folder))
+    for field in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+        mine, its = getattr(expected, field), getattr(found, field)
+        if mine != its:
+            raise UsageError(
+                f"--pretrained {folder} has {field} {its}, and --model {name} has {mine}: "
+                f"give the --model that it is of"
+            )
+    return found
 
 
 def title(name: str, norm: str = "batch") -> str:

@@ -33,7 +33,7 @@ def protocol():
 
 @pytest.fixture(scope="session")
 def model(digits, protocol):
-    return pure(protocol.build(digits.image_shape, digits.classes), protocol.keep)
+    return pure(protocol.build(digits.shape, digits.classes), protocol.keep)
 
 
 @pytest.fixture

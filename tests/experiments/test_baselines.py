@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from experiments import sharded
-from experiments.baselines import highest_loss_gradient, mean_gradient
+from experiments.baselines import GradientState, highest_loss_gradient, mean_gradient
 
 X = np.array([[1.0, 2.0], [-1.0, 0.5], [3.0, -1.0], [0.5, 0.25], [-2.0, 1.0]], np.float32)
 Y = np.array([0.5, -1.0, 4.0, 0.0, 2.5], np.float32)
@@ -78,6 +78,53 @@ def test_losses_in_bfloat16_are_told_in_float32(name):
     w = jnp.asarray(W, jnp.bfloat16)
     found, state = tx.update(None, tx.init(w), w, loss_fn=loss_fn, batch=batch)
     assert (found.dtype, state.loss.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+@jax.custom_vjp
+def narrow(x):
+    """The identity, back through which numbers below 1 vanish and above 1e5 overflow."""
+    return x
+
+
+def _back(_, g):
+    return (jnp.where(jnp.abs(g) < 1, 0.0, jnp.where(jnp.abs(g) > 1e5, jnp.inf, g)),)
+
+
+narrow.defvjp(lambda x: (x, None), _back)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("mean", range(5)), ("highest", [4, 2])])
+def test_the_loss_is_scaled_on_the_way_back_alone(name, rows):
+    tx = BASELINES[name]()
+    batch = (jnp.asarray(X), jnp.asarray(Y))
+
+    def loss(w, batch):
+        return narrow(loss_fn(w, batch))
+
+    @jax.jit
+    def step(scale=None):
+        return tx.update(None, tx.init(W), W, loss_fn=loss, batch=batch, loss_scale=scale)
+
+    assert not step()[0].any()
+    found, state = step(jnp.float32(2.0**15))
+    np.testing.assert_allclose(found, by_hand(rows), rtol=1e-5)
+    np.testing.assert_allclose(state.loss, LOSSES.mean(), rtol=1e-5)
+    found, state = step(jnp.float32(2.0**20))
+    assert not np.isfinite(found).any()
+    np.testing.assert_allclose(state.loss, LOSSES.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_losses_in_float16_take_a_scale_that_is_no_number_in_float16(name):
+    tx, n = BASELINES[name](), 2**10
+
+    def loss(w, x):
+        return (x * w).astype(jnp.float16)
+
+    update = partial(tx.update, None, GradientState(jnp.zeros(())), jnp.ones(1))
+    found, _ = update(loss_fn=loss, batch=jnp.full(n, 0.5), loss_scale=jnp.float32(2.0**22))
+    # 2**22 / 410 is rounded to eleven bits.
+    np.testing.assert_allclose(found, [0.5], rtol=2**-11)
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,10 @@ def test_the_result_has_mean_and_spread_over_seeds(monkeypatch, tmp_path):
     dataset = Dataset(
         title="noise",
         source="a generator",
-        image_shape=SHAPE,
+        shape=SHAPE,
         classes=CLASSES,
         size=20,
-        fetch=lambda rows: Examples(examples.images[rows], examples.labels[rows]),
+        fetch=lambda rows: Examples(examples.inputs[rows], examples.labels[rows]),
     )
     monkeypatch.setattr(data, "load", lambda name, folder: dataset)
     monkeypatch.setattr(batchnorm, "SETUP", TINY)

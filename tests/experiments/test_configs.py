@@ -16,7 +16,7 @@ from flax import nnx
 from hand_chosen import values_of, write_choices
 from rich.console import Console
 
-from experiments import choices, listing
+from experiments import choices, glue, listing
 from experiments.augment import Augmentation
 from experiments.cli import UsageError
 from experiments.configs import digits, mnist, rows, searched
@@ -24,11 +24,26 @@ from experiments.configs.cifar_methods import DECAY
 from experiments.configs.experiment import OWN, Experiment, Published
 from experiments.configs.ours import ours
 from experiments.configs.rows import ROWS
-from experiments.data import TITLES
+from experiments.harness import job
 from experiments.methods import DEFAULT, METHODS
 from experiments.models import zoo
+from experiments.text import Tokens
 
 PAPER_MODELS = ("resnet18", "wrn28_10", "pyramidnet110", "vgg16")
+# Of names, where they don't begin with the dataset's.
+PREFIXES = {
+    "sst2_transformer": "sst2",
+    "imagenet_resnet50": "imagenet",
+    "imagenet_vit_s_16": "imagenet",
+}
+# GLUE's tasks (Wang et al., 2018, table 1) with less than 50,000 training examples.
+SMALLER = {
+    "glue/cola": 8551,
+    "glue/mrpc": 3668,
+    "glue/stsb": 5749,
+    "glue/rte": 2490,
+    "glue/wnli": 635,
+}
 COMPARED = {
     *("sgd", "sam", "asam", "k_sam", "k_sam_half", "esam", "f_sam", "k_momentum_sam")
 }
@@ -53,14 +68,17 @@ def on_cifar():
     ]
 
 
+def was_searched_for(row):
+    unsearched = row.name.startswith(("glue_", "imagenet_"))
+    return not (unsearched or row in on_cifar())
+
+
 # Rows.
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_a_row_can_be_built(row):
     what = row.experiment
-    assert what.dataset in ("digits", *TITLES)
-    assert what.model in zoo.MODELS
     method = METHODS[what.method]
     assert set(own(what)) <= set(inspect.signature(method.gradient).parameters)
     # A radius is never left to the library's default; all the search's values are there.
@@ -74,20 +92,30 @@ def test_a_row_can_be_built(row):
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_a_row_says_what_it_is_and_where_from(row):
     what = row.experiment
-    assert row.name.startswith(what.dataset)
+    assert row.name.startswith(PREFIXES.get(row.family, what.dataset.replace("/", "_")))
     assert row.name.endswith(f"_{what.method}")
     assert row.origin.endswith(".")
     assert "  " not in row.origin
     assert ".." not in row.origin
     rho = what.rho
-    assert (rho is None) == (what.method in ("sgd", "highest_loss"))
+    assert (rho is None) == (what.method in ("sgd", "adamw", "highest_loss"))
     if row in on_cifar() and rho is not None:
         assert f"adius {rho:g}" in row.origin
 
 
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+def test_a_row_passes_the_checks_of_a_run(row):
+    if zoo.MODELS[row.experiment.model].bert:
+        with pytest.raises(UsageError, match="starts from a checkpoint: give --pretr"):
+            job.check(row.experiment)
+    else:
+        job.check(row.experiment)
+
+
 def test_batches_fit_into_the_training_examples():
     for row in ROWS.values():
-        examples = row.experiment.train_examples or 50_000
+        name = row.experiment.dataset
+        examples = row.experiment.train_examples or SMALLER.get(name, 50_000)
         assert 0 < row.experiment.batch_size <= examples
     assert mnist.BASE.train_examples == 8 * mnist.BASE.batch_size
     assert digits.BASE.train_examples == 3 * digits.BASE.batch_size
@@ -110,11 +138,12 @@ def test_methods_on_a_network_differ_in_nothing_else():
             name: value
             for name, value in vars(what).items()
             if name not in ("method", *OWN)
-            and (row in on_cifar() or name not in ("learning_rate", "weight_decay"))
+            and (not was_searched_for(row) or name not in ("learning_rate", "weight_decay"))
         }
         family.add(tuple(common.items()))
-    # digits, MNIST, Fashion-MNIST with two networks, and ResNet-8 on CIFAR twice.
-    assert len(shared) == 2 * len(PAPER_MODELS) + 6
+    # digits, MNIST, Fashion-MNIST with two networks, and ResNet-8 on CIFAR twice; SST-2
+    # from scratch, GLUE's nine tasks, and ImageNet with two networks.
+    assert len(shared) == 2 * len(PAPER_MODELS) + 6 + 1 + 9 + 2
     assert all(len(family) == 1 for family in shared.values())
 
 
@@ -142,6 +171,10 @@ def test_methods_on_a_network_differ_in_nothing_else():
         # 100 less 4.57 and 3.98.
         ("fashion_mnist_wrn28_10_sgd", 95.43, 0.07, 5),
         ("fashion_mnist_wrn28_10_sam", 96.02, 0.05, 5),
+        # 100 less 22.9 and 22.5; and what ESAM's group is quoted with.
+        ("imagenet_resnet50_sgd", 77.1, None, None),
+        ("imagenet_resnet50_sam", 77.5, None, None),
+        ("imagenet_resnet50_esam", 77.1, None, None),
     ],
 )
 def test_published_figures(name, accuracy, spread, seeds):
@@ -151,7 +184,7 @@ def test_published_figures(name, accuracy, spread, seeds):
 
 
 def test_nothing_else_is_published():
-    assert sum(row.published is not None for row in ROWS.values()) == 16
+    assert sum(row.published is not None for row in ROWS.values()) == 19
 
 
 @pytest.mark.parametrize(
@@ -197,6 +230,86 @@ def test_the_authors_protocols(
         augmentation=Augmentation(crop=4, flip=True, cutout=cutout),
     )
     assert experiment(f"cifar100_{model}_sgd") == expected
+
+
+def test_imagenets_protocols():
+    resnet = Experiment(
+        dataset="imagenet2012",
+        model="resnet50",
+        method="sgd",
+        epochs=100,
+        learning_rate=1.6,  # 0.1 for every 256 of the batch
+        weight_decay=1e-4,
+        batch_size=4096,
+        warmup=0.05,  # 5 epochs
+        decay_all=False,
+        augmentation=Augmentation(flip=True),
+        label_smoothing=0.1,
+        dtype="bfloat16",
+    )
+    vit = replace(
+        resnet,
+        model="vit_s_16",
+        method="adamw",
+        optimizer="adamw",
+        epochs=90,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        batch_size=1024,
+        warmup=0.09,
+        clip=1.0,
+    )
+    half = {"method": "k_sam_half", "rho": 0.025}
+    for found, expected in (
+        (experiment("imagenet_resnet50_sgd"), resnet),
+        (experiment("imagenet_resnet50_k_sam_half"), replace(resnet, **half)),
+        (experiment("imagenet_vit_s_16_adamw"), vit),
+        (experiment("imagenet_vit_s_16_k_sam_half"), replace(vit, **half)),
+    ):
+        for name, value in vars(expected).items():
+            assert getattr(found, name) == pytest.approx(value), name
+    # Of 1,281,167 examples; those of the last batch that isn't full are left out.
+    assert pytest.approx(5 * 312) == 0.05 * 100 * (1_281_167 // 4096)
+    assert pytest.approx(10_000, rel=0.02) == 0.09 * 90 * (1_281_167 // 1024)
+
+
+def test_imagenet_rows_by_name():
+    found = {name for name in ROWS if name.startswith("imagenet")}
+    assert found == {
+        *(f"imagenet_resnet50_{m}" for m in ("sgd", "sam", "k_sam_half", "esam", "f_sam")),
+        *(f"imagenet_vit_s_16_{m}" for m in ("adamw", "sam", "k_sam_half")),
+    }
+
+
+@pytest.mark.parametrize("task", glue.TASKS)
+def test_glues_protocol(task):
+    names = [name for name, row in ROWS.items() if row.experiment.model == "bert_base"]
+    mine = [name for name in names if experiment(name).dataset == task]
+    prefix = f"glue_{task.removeprefix('glue/')}_bert_base_"
+    methods = ("adamw", "sam", "k_sam", "esam", "f_sam")
+    assert mine == [f"{prefix}{method}" for method in methods]
+    assert experiment(mine[0]) == Experiment(
+        dataset=task,
+        model="bert_base",
+        method="adamw",
+        optimizer="adamw",
+        epochs=3,
+        learning_rate=2e-5,
+        weight_decay=0.01,
+        batch_size=32,
+        schedule="linear",
+        warmup=0.1,
+        clip=1.0,
+        decay_all=False,
+        dropout=0.1,
+        length=128,
+    )
+    assert [own(experiment(name)) for name in mine[1:]] == [
+        {"rho": 0.05},
+        {"rho": 0.025},
+        {"rho": 0.05, "beta": 0.5, "gamma": 0.5},
+        {"rho": 0.05, "sigma": 1.0, "decay": 0.6},
+    ]
 
 
 @pytest.mark.parametrize("model", PAPER_MODELS)
@@ -288,32 +401,48 @@ class OneKey:
         return jax.random.key(0)
 
 
+SHAPES = {"vit_s_16": (224, 224, 3)}
+LENGTH, VOCABULARY = 40, 8192
+
+
 @functools.cache
 def abstract(name, classes, norm="batch", dtype="float32"):
-    make = zoo.build(name, (32, 32, 3), classes, norm=norm, dtype=dtype)
+    reads = zoo.MODELS[name].reads
+    shape = {"images": SHAPES.get(name, (32, 32, 3)), "texts": (LENGTH,)}[reads]
+    vocabulary = VOCABULARY if reads == "texts" else None
+    make = zoo.build(name, shape, classes, norm=norm, dtype=dtype, vocabulary=vocabulary)
     streams: Any = OneKey()
     return nnx.eval_shape(lambda: make(streams))
 
 
-def logits(model):
+def logits(name, model):
     model.eval()
     graphdef, state = nnx.split(model)
-    images = jax.ShapeDtypeStruct((3, 32, 32, 3), jnp.float32)
-    return jax.eval_shape(lambda state, x: nnx.merge(graphdef, state)(x), state, images)
+    inputs: Any = jax.ShapeDtypeStruct((3, *SHAPES.get(name, (32, 32, 3))), jnp.float32)
+    if zoo.MODELS[name].reads == "texts":
+        shapes = (jax.ShapeDtypeStruct((3, LENGTH), dtype) for dtype in ("uint16", "uint8"))
+        inputs = Tokens(*shapes)
+    return jax.eval_shape(lambda state, x: nnx.merge(graphdef, state)(x), state, inputs)
 
 
-@pytest.mark.parametrize("name", zoo.MODELS)
+# What is as another one but for its sizes, and takes long to trace.
+LARGER = {"vit_s", "vit_s_16", "bert_base", "bert_large"}
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.MODELS if name not in LARGER])
 def test_every_model_has_logits_of_its_classes(name):
-    out = logits(abstract(name, 10))
+    out = logits(name, abstract(name, 10))
     assert (out.shape, out.dtype) == ((3, 10), jnp.float32)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn_wide", "resnet8", "vit_ti"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "cnn_wide", "resnet8", "vit_ti", "transformer", "bert_tiny"]
+)
 def test_the_type_is_that_of_the_computation_not_of_the_parameters(name):
     model = abstract(name, 7, dtype="bfloat16")
-    assert jnp.bfloat16 in computed(model)
-    assert computed(abstract(name, 7)) == {None}
-    out = logits(model)
+    assert jnp.dtype("bfloat16") in computed(model)
+    assert computed(abstract(name, 7)) <= {None, jnp.dtype("float32")}
+    out = logits(name, model)
     assert (out.shape, out.dtype) == ((3, 7), jnp.float32)
     types = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))}
     assert types == {jnp.dtype("float32")}
@@ -322,7 +451,8 @@ def test_the_type_is_that_of_the_computation_not_of_the_parameters(name):
 def computed(model):
     """The types that layers were told to compute in."""
     layers = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
-    return {vars(layer)["dtype"] for layer in layers if "dtype" in vars(layer)}
+    types = {vars(layer)["dtype"] for layer in layers if "dtype" in vars(layer)}
+    return {None if each is None else jnp.dtype(each) for each in types}
 
 
 @pytest.mark.parametrize(
@@ -339,6 +469,12 @@ def computed(model):
         # As the MNIST protocol: 8 x 8 x 32 numbers before the dense layer.
         ("cnn", 7, 448 + 32 + 4640 + 64 + 2049 * 128 - 128 + 128 + 129 * 7),
         ("mlp", 7, 3073 * 256 + 257 * 256 + 257 * 7),
+        # 14 x 14 places of 16 x 16 pixels, and no token for the class.
+        ("vit_s_16", 1000, 295_296 + 75_264 + 12 * 1_774_464 + 768 + 385_000),
+        ("transformer", 2, (8192 + 2 + 40) * 64 + 2 * 49_984 + 128 + 130),
+        # With 30,522 tokens it is the published size; and the classifier.
+        ("bert_large", 3, 335_141_888 - (30_522 - 8192) * 1024 + 3075),
+        ("bert_tiny", 2, 4_385_920 - (30_522 - 8192) * 128 + 258),
     ],
 )
 def test_sizes(name, classes, size):
@@ -368,14 +504,18 @@ def test_titles(name, norm, expected):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet81", {}, "unknown --model 'resnet81'; did you mean 'resnet8'.* vit_s$"),
+        (
+            "resnet81",
+            {},
+            "unknown --model 'resnet81'; did you mean 'resnet8'.*bert_large$",
+        ),
         ("cnn", {"norm": "layer"}, "unknown --norm 'layer'.* Valid: batch, group$"),
-        ("cnn", {"dtype": "float16"}, "--dtype 'float16'.* Valid: float32, bfloat16$"),
+        ("cnn", {"dtype": "float8"}, "--dtype 'float8'.* float32, bfloat16, float16$"),
         (
             "vit_s",
             {"norm": "group"},
             "--norm must be batch for --model vit_s, which has no choice; got 'group'. "
-            "Models with a choice: resnet8, .* vgg16$",
+            "Models with a choice: resnet8, .* vgg16, resnet50$",
         ),
     ],
 )
@@ -412,7 +552,7 @@ def test_the_list_has_figures_sources_and_what_a_family_shares():
     assert "[2] Foret et al., ICLR 2021 (SAM): test error 16.5 ± 0.2 %" in family
     assert "[3] An independent rerun" in family
     assert any(
-        line.startswith("MNIST, small CNN (16-32): 1,000 training images, 40 epochs")
+        line.startswith("MNIST, small CNN (16-32): 1,000 training examples, 40 epochs")
         for line in lines
     )
 

@@ -4,7 +4,7 @@ import pytest
 from hand_chosen import values_of
 
 from experiments.configs.compare import DIGITS
-from experiments.cost import measure
+from experiments.cost import Step, measure
 from experiments.data import Examples
 from experiments.models import pure
 from experiments.splits import training_split
@@ -13,9 +13,9 @@ from experiments.study import steps
 
 @pytest.fixture(scope="module")
 def costs(digits):
-    model = pure(DIGITS.build(digits.image_shape, digits.classes), DIGITS.keep)
+    model = pure(DIGITS.build(digits.shape, digits.classes), DIGITS.keep)
     train = training_split(digits, DIGITS, 0).train
-    batch = Examples(train.images[:128], train.labels[:128])
+    batch = Examples(train.inputs[:128], train.labels[:128])
     # Not all: what is left out is made of the same parts.
     names = ("sgd", "highest_loss", "sam", "k_sam", "esam")
     chosen = {name: values_of(name) for name in names}
@@ -39,3 +39,15 @@ def test_times(costs):
         median, low, high = cost.time_ratio
         assert cost.seconds > 0
         assert 0 < low <= median <= high
+
+
+def test_another_baseline_than_sgd():
+    # Their times are said, not taken.
+    steps = {
+        "adamw": Step(40.0, lambda repeats: 0.002),
+        "k_sam": Step(70.0, lambda repeats: 0.003),
+    }
+    found = measure(steps, rounds=3, baseline="adamw")
+    assert (found["k_sam"].operations, found["k_sam"].operations_ratio) == (70, 1.75)
+    assert found["k_sam"].time_ratio == pytest.approx((1.5, 1.5, 1.5))
+    assert found["adamw"].time_ratio == pytest.approx((1, 1, 1))

@@ -10,12 +10,12 @@ from experiments.cli import UsageError
 
 
 def test_digits(digits):
-    assert (digits.size, digits.image_shape, digits.classes) == (1797, (8, 8, 1), 10)
+    assert (digits.size, digits.shape, digits.classes) == (1797, (8, 8, 1), 10)
     examples = digits.fetch(np.array([5, 0]))
-    assert examples.images.shape == (2, 8, 8, 1)
+    assert examples.inputs.shape == (2, 8, 8, 1)
     assert examples.labels.tolist() == [5, 0]
     # The first row of the first digit, as the data set's page prints it.
-    assert examples.images[1, 0, :, 0].tolist() == [0, 0, 5, 13, 9, 1, 0, 0]
+    assert examples.inputs[1, 0, :, 0].tolist() == [0, 0, 5, 13, 9, 1, 0, 0]
     assert digits.official_test is None
 
 

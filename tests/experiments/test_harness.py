@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,9 +12,11 @@ import pytest
 
 from experiments import sharded, step
 from experiments.augment import Normalization
+from experiments.cli import UsageError
 from experiments.configs import rows
 from experiments.configs.experiment import Experiment
-from experiments.harness import job, judging, programs
+from experiments.harness import folder, job, judging, programs
+from experiments.harness.programs import Kind
 from experiments.methods import METHODS
 from experiments.step import Note
 
@@ -60,7 +63,7 @@ def layers(params):
 
 def pixels(mine, images):
     """Less the mean, over the standard deviation, of all training pixels."""
-    every = mine.inputs.train.fetch(np.arange(mine.inputs.train.size)).images / 255.0
+    every = mine.inputs.train.fetch(np.arange(mine.inputs.train.size)).inputs / 255.0
     return ((images / 255.0 - every.mean()) / every.std()).reshape(len(images), -1)
 
 
@@ -114,7 +117,7 @@ def test_steps_on_eight_devices_are_those_worked_out_in_numpy(experiment):
     losses, batches = [], mine.batches()
     for number in range(TAKEN):
         batch = next(batches)
-        x, labels = pixels(mine, batch.images), batch.labels
+        x, labels = pixels(mine, batch.inputs), batch.labels
         losses.append(cross_entropy(forward(network, x)[1], labels).mean())
         found = gradient(network, x, labels)
         if experiment.rho:
@@ -182,7 +185,7 @@ def test_accuracies_and_losses_are_those_of_numpy(judged):
         dataset = mine.inputs.judged[purpose]
         examples = dataset.fetch(np.arange(size))
         assert dataset.size == size
-        _, logits = forward(layers(state.params), pixels(mine, examples.images))
+        _, logits = forward(layers(state.params), pixels(mine, examples.inputs))
         right = (logits.argmax(axis=1) == examples.labels).mean()
         assert found[f"{purpose}_accuracy"] == right
         loss = cross_entropy(logits, examples.labels).mean()
@@ -192,7 +195,7 @@ def test_accuracies_and_losses_are_those_of_numpy(judged):
 def test_sharpness_is_the_rise_along_the_gradient(judged):
     mine, state = judged
     examples = mine.inputs.judged["train"].fetch(np.arange(384))
-    x, labels = pixels(mine, examples.images), examples.labels
+    x, labels = pixels(mine, examples.inputs), examples.labels
     network = layers(state.params)
     uphill = gradient(network, x, labels)
     higher = moved(network, uphill, 0.05 / norm(uphill))
@@ -211,12 +214,13 @@ def test_judging_leaves_the_state(judged):
 def test_the_best_is_never_chosen_on_test(judged):
     mine, _ = judged
     assert judging.judged_by(mine) == "validation accuracy"
+    score = partial(judging.score, metric="accuracy")
     record = {"validation_accuracy": 0.5, "train_loss": 2.0, "test_accuracy": 0.9}
-    assert judging.score(record) == 0.5
+    assert score(record) == 0.5
     without = {**record, "validation_accuracy": None}
-    assert judging.score(without) == judging.score(without | {"test_accuracy": 0.1}) == -2
-    assert judging.score(without | {"train_loss": None}) == -math.inf
-    assert judging.score(without | {"train_loss": 0.1}) > judging.score(without)
+    assert score(without) == score(without | {"test_accuracy": 0.1}) == -2
+    assert score(without | {"train_loss": None}) == -math.inf
+    assert score(without | {"train_loss": 0.1}) > score(without)
     kept = {k: v for k, v in mine.inputs.judged.items() if k != "validation"}
     alone = mine._replace(inputs=mine.inputs._replace(judged=kept))
     assert judging.judged_by(alone) == "training loss"
@@ -230,19 +234,15 @@ def shapes(experiment, image_shape):
     job.check(experiment)
     mesh = sharded.data_mesh()
     depth = image_shape[-1]
-    functions = programs.programs(
-        experiment,
-        mesh,
-        Normalization((0.5,) * depth, (0.2,) * depth),
-        image_shape=image_shape,
-        classes=10,
-        examples=96,
-    )
+    normalization = Normalization((0.5,) * depth, (0.2,) * depth)
+    kind = Kind(image_shape, 10, 96, normalization)
+    functions = programs.programs(experiment, mesh, kind)
     n = experiment.batch_size
     numbers = jax.ShapeDtypeStruct((n,), jnp.int32)
     images = jax.ShapeDtypeStruct((n, *image_shape), jnp.uint8)
     batch = programs.Rows(images, numbers, numbers, numbers)
-    state = jax.eval_shape(functions.init, jnp.int32(0))
+    variables = jax.eval_shape(functions.init, jnp.int32(0))
+    state = jax.eval_shape(functions.start, variables, jnp.int32(0))
     return state, *jax.eval_shape(functions.step, state, batch, jnp.int32(0))
 
 
@@ -250,7 +250,10 @@ def shapes(experiment, image_shape):
 def test_every_method_has_a_step(method):
     some = {"rho": 0.1, "beta": 0.6, "sigma": 1.0, "decay": 0.9}
     own = {name: some[name] for name in METHODS[method].own}
-    experiment = dataclasses.replace(SGD, method=method, batch_size=32, **own)
+    optimizer = METHODS[method].optimizer or "sgd"
+    experiment = dataclasses.replace(
+        SGD, method=method, optimizer=optimizer, batch_size=32, **own
+    )
     before, after, note = shapes(experiment, (4, 4, 1))
     assert jax.tree.map(_kind, before) == jax.tree.map(_kind, after)
     assert {(leaf.shape, str(leaf.dtype)) for leaf in note} == {((), "float32")}
@@ -304,3 +307,27 @@ def test_a_gradient_for_judging_takes_no_more_memory_than_training(judged, monke
     assert judging.sharpness(watched, state) == judging.sharpness(mine, state)
     assert max(sizes) <= mine.experiment.batch_size
     assert len(sizes) == math.ceil(mine.inputs.judged["train"].size / max(sizes))
+
+
+@pytest.mark.parametrize(
+    ("method", "own", "name"),
+    [
+        ("k_sam", {}, "k = 0.25"),
+        ("k_sam", {"k": 0.4}, "k = 0.4"),
+        ("random_sam", {}, "m = 0.25"),
+        ("esam", {"beta": 0.5, "gamma": 0.3}, "gamma = 0.3"),
+    ],
+)
+def test_a_share_of_a_devices_examples_is_at_least_one(method, own, name):
+    experiment = dataclasses.replace(SGD, method=method, rho=0.1, batch_size=16, **own)
+    with pytest.raises(UsageError, match=f"8 devices .* {name} of them .*; got 16"):
+        job._check_parts(experiment, 8)
+    job._check_parts(experiment, 4)
+
+
+def test_a_setting_that_a_folder_does_not_know_was_at_its_default(tmp_path):
+    saved = folder.plain("name", SGD)
+    del saved["experiment"]["optimizer"], saved["experiment"]["augmentation"]
+    folder.check_same(saved, SGD, tmp_path)
+    with pytest.raises(UsageError, match="--optimizer sgd, and this is one with adamw"):
+        folder.check_same(saved, dataclasses.replace(SGD, optimizer="adamw"), tmp_path)

@@ -42,5 +42,5 @@ def test_the_test_examples_of_digits_are_all_that_is_left(digits):
     parts = (found[0].train, found[0].judged["validation"], found[0].judged["test"])
     for part, chosen in zip(parts, numbers, strict=True):
         ours, theirs = part.fetch(np.arange(part.size)), digits.fetch(chosen)
-        np.testing.assert_array_equal(ours.images, theirs.images)
+        np.testing.assert_array_equal(ours.inputs, theirs.inputs)
         np.testing.assert_array_equal(ours.labels, theirs.labels)

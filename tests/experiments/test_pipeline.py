@@ -48,7 +48,7 @@ def test_rows_are_the_examples_of_their_numbers(dataset):
         types = [(leaf.shape, leaf.dtype.name) for leaf in rows]
         assert types == [((BATCH, 3, 2, 1), "uint8")] + [((BATCH,), "int32")] * 3
         assert (rows.labels == rows.index).all()
-        assert (rows.images == rows.index[:, None, None, None]).all()
+        assert (rows.inputs == rows.index[:, None, None, None]).all()
         assert (rows.epoch == step // STEPS).all()
 
 
@@ -135,14 +135,14 @@ def test_goes_on_with_another_number_of_processes(dataset):
 def test_a_batch_over_the_devices_is_augmented_the_same_after_a_restart(digits):
     mesh = sharded.data_mesh()
     rows = sharded.local_rows(mesh, 16)
-    images = memory.decode(digits).images
+    images = memory.decode(digits).inputs
     normalization = augment.statistics(images)
 
     @jax.jit
     def pictures(batch):
         keys = augment.example_keys(0, batch.epoch, batch.index)
         how = augment.CROP_AND_FLIP
-        return augment.augmented(how, normalization, keys, batch.images)
+        return augment.augmented(how, normalization, keys, batch.inputs)
 
     first, again = Batches(digits, 16, 0, rows), Batches(digits, 16, 0, rows)
     take(first, 2)
@@ -245,11 +245,11 @@ def test_the_state_of_other_batches_is_refused(dataset, change, message):
 def test_digits_in_memory_are_the_digits(digits):
     decoded = memory.decode(digits)
     fetched = digits.fetch(np.arange(digits.size))
-    assert (decoded.images.dtype, decoded.labels.dtype) == (np.uint8, np.int32)
-    assert (decoded.images == fetched.images).all()
+    assert (decoded.inputs.dtype, decoded.labels.dtype) == (np.uint8, np.int32)
+    assert (decoded.inputs == fetched.inputs).all()
     assert (decoded.labels == fetched.labels).all()
     with pytest.raises(ValueError, match="read-only"):
-        decoded.images[0] = 0
+        decoded.inputs[0] = 0
 
 
 def test_batches_from_memory_are_those_from_disk(digits):
@@ -287,7 +287,7 @@ def test_what_is_too_large_is_refused_before_decoding(dataset):
     memory.decode(dataset, limit=SIZE * 6)
     with pytest.raises(UsageError, match="must take at most"):
         memory.decode(dataset, limit=SIZE * 6 - 1)
-    ragged = dataclasses.replace(large, image_shape=(None, None, 3))
+    ragged = dataclasses.replace(large, shape=(None, None, 3))
     with pytest.raises(UsageError, match="images of one size"):
         memory.decode(ragged)
 

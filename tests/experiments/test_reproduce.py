@@ -173,7 +173,8 @@ def test_costs_are_measured_where_they_are_unknown(copy, monkeypatch):
     path.write_text(json.dumps(kept))
     measured = []
 
-    def measure(steps):
+    def measure(steps, baseline):
+        assert baseline == "sgd"
         measured.append(set(steps))
         return {name: Cost(1.0, 0.125, 1.0, (0.5, 0.25, 0.75)) for name in steps}
 

@@ -71,7 +71,7 @@ def test_it_says_which_result_to_quote(run):
     report.write(run)
     page = (run / "report.md").read_text()
     assert "The result to quote is the last checkpoint's, as in the papers" in page
-    assert "the highest validation accuracy. The choice flatters that accuracy" in page
+    assert "the highest validation accuracy. The choice flatters that figure" in page
 
 
 def test_without_validation(run):

@@ -13,7 +13,7 @@ from experiments.configs import compare
 from experiments.configs.spaces import Interval, space
 from experiments.data import Examples
 from experiments.evaluation import Evaluator
-from experiments.methods import METHODS
+from experiments.options import BEFORE_SGD
 from experiments.splits import TrainingSplit, draw_test
 
 RATE = Interval(0.01, 1.0)
@@ -50,7 +50,7 @@ def run(folder, *options):
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", BEFORE_SGD)
 def test_trials_cover_each_range_evenly(method):
     count, ranges = 8, space(method, RATE)
     for name, values in search.trials(ranges, split=3, count=count).items():

@@ -16,7 +16,7 @@ def numbered():
     return Dataset(
         title="numbered",
         source="here",
-        image_shape=(1, 1, 1),
+        shape=(1, 1, 1),
         classes=10,
         size=1797,
         fetch=lambda i: Examples(
@@ -29,7 +29,7 @@ PROTOCOL = replace(DIGITS, scale=1.0)
 
 
 def who(examples):
-    return examples.images.ravel().astype(int).tolist()
+    return examples.inputs.ravel().astype(int).tolist()
 
 
 @pytest.mark.parametrize("split", [0, 7])
@@ -51,16 +51,16 @@ def test_an_official_test_set_is_used_as_it_is(numbered):
     official = Examples(np.full((5, 1, 1, 1), 3.0, np.float32), np.arange(5))
     dataset = replace(numbered, official_test=lambda: official)
     test = draw_test(dataset, replace(PROTOCOL, shift=1.0, scale=4.0), 2)
-    np.testing.assert_array_equal(test.images, np.full((5, 1, 1, 1), 0.5))
+    np.testing.assert_array_equal(test.inputs, np.full((5, 1, 1, 1), 0.5))
     np.testing.assert_array_equal(test.labels, np.arange(5))
 
 
 def test_pixels_are_scaled(digits):
     train, validation = training_split(digits, DIGITS, 0)
     for part in (train, validation, draw_test(digits, DIGITS, 0)):
-        assert part.images.dtype == np.float32
-        assert part.images.min() == 0
-        assert part.images.max() == 1
+        assert part.inputs.dtype == np.float32
+        assert part.inputs.min() == 0
+        assert part.inputs.max() == 1
 
 
 @pytest.mark.parametrize(("fraction", "wrong"), [(0.0, 0), (0.2, 77), (0.5, 192)])

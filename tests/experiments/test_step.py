@@ -45,7 +45,7 @@ def batches():
 
 
 def hidden(p, batch):
-    return batch.images.reshape(N, -1) @ p["first"]["kernel"] + p["first"]["bias"]
+    return batch.inputs.reshape(N, -1) @ p["first"]["kernel"] + p["first"]["bias"]
 
 
 def logits(p, batch, mean, var):
@@ -100,7 +100,7 @@ def test_two_steps_with_batch_normalization(method, batches):
         rest = nnx.to_pure_dict(state.rest)["norm"]
         _assert_close((rest["mean"], rest["var"]), statistics)
     # In use the running statistics count, not those of the batch, and stay.
-    found = MODEL.logits(state.params, jnp.asarray(batches[0].images), state.rest)
+    found = MODEL.logits(state.params, jnp.asarray(batches[0].inputs), state.rest)
     _assert_close(found, logits(params, batches[0], *statistics))
 
 
@@ -109,10 +109,64 @@ def test_what_a_method_does_not_know_is_infinite(batches):
     state = step.start(optimizer, MODEL.init(jax.random.key(3)))
     after, note = jax.jit(partial(step.train_step, optimizer, MODEL))(state, batches[0])
     known = {name for name, value in note._asdict().items() if np.isfinite(value)}
-    assert known == {"loss", "gradient_norm"}
+    assert known == {"loss", "gradient_norm", "skipped"}
+    assert note.skipped == 0
     # What the statistics were is not carried twice.
     assert after.gradient.aux is None
     assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def _scaled(method, **options):
+    return Optimizer(
+        ksam_jax.dynamic_loss_scale(METHODS[method], **options),
+        optax.chain(optax.add_decayed_weights(DECAY), optax.adam(RATE)),
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_skipped_step_leaves_weights_statistics_and_optimizer_alone(method, batches):
+    optimizer = _scaled(method, initial=16.0, minimum=8.0, growth_interval=1)
+    state = step.start(optimizer, MODEL.init(jax.random.key(3)))
+    plain = optimizer._replace(gradient=METHODS[method])
+    taken = jax.jit(partial(step.train_step, optimizer, MODEL))
+    expected, told = jax.jit(partial(step.train_step, plain, MODEL))(
+        step.start(plain, MODEL.init(jax.random.key(3))), batches[0]
+    )
+    state, first = taken(state, batches[0])
+    assert float(state.gradient.scale) == 32
+    _assert_close(state._replace(gradient=()), expected._replace(gradient=()))
+    _assert_close(first, told)
+    bad = batches[1]._replace(inputs=batches[1].inputs + np.float32(np.inf))
+    notes, after = [first], state
+    for scale in (16.0, 8.0, 8.0):
+        after, note = taken(after, bad)
+        notes.append(note)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        assert float(after.gradient.scale) == scale
+        _assert_same(after._replace(gradient=()), state._replace(gradient=()))
+        _assert_same(after.gradient.inner, state.gradient.inner)
+        # The last of them had the smallest scale already.
+        assert note.skipped == 1
+        assert np.isfinite(note.gradient_norm) == (len(notes) < 4)
+    again, note = taken(after, batches[1])
+    other, _ = taken(state, batches[1])
+    _assert_same(again._replace(gradient=()), other._replace(gradient=()))
+    notes = step.stacked([*notes, note])
+    assert step.first_failure(notes) == 3
+    assert step.first_failure(jax.tree.map(lambda x: x[:3], notes)) is None
+    found = step.mean(notes)
+    assert found.skipped == np.float32(0.6)
+    for name in ("loss", "gradient_norm", "cosine"):
+        ours, two = getattr(found, name), [getattr(x, name) for x in (first, note)]
+        np.testing.assert_allclose(ours, np.mean(two), rtol=1e-6)
+    none = step.mean(jax.tree.map(lambda x: x[1:3], notes))
+    assert none.skipped == 1
+    assert np.isinf(list(none._replace(skipped=np.inf))).all()
+
+
+def _assert_same(ours, theirs):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def _assert_close(ours, theirs):

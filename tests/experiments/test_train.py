@@ -60,8 +60,8 @@ OFTEN = ("--log-every", "4", "--evaluate-every", "1", "--checkpoint-every", "1")
             "--method sam: sam(rho=-1.0): rho must be",
         ),
         (
-            (*SGD, "--dtype", "float16"),
-            "unknown --dtype 'float16'; did you mean 'bfloat16'",
+            (*SGD, "--dtype", "float64"),
+            "unknown dtype 'float64'; did you mean 'float",
         ),
         ((*SGD, "--norm", "group"), "--norm must be batch for --model mlp"),
         ((*SGD, "--model", "resnet"), "unknown model 'resnet'; did you mean 'resnet"),
@@ -74,7 +74,7 @@ OFTEN = ("--log-every", "4", "--evaluate-every", "1", "--checkpoint-every", "1")
             "--learning-rate must be at least 0 and finite",
         ),
         ((*SGD, "--no-sync-ascent"), "--no-sync-ascent is not for --method sgd, which"),
-        ((*SGD, "--momentum", "1"), "--momentum must be below 1; got 1"),
+        ((*SGD, "--momentum", "1"), "--momentum must be from 0 to below 1; got 1"),
         ((*SGD, "--seed", "-1"), "--seed must be at least 0 and finite; got -1"),
         ((*SGD, "--learning-rate", "nan"), "--learning-rate must be at least 0 and finite"),
         ((*SGD, "--weight-decay", "inf"), "--weight-decay must be at least 0 and finite"),
@@ -216,6 +216,10 @@ def test_help_shows_every_field():
         ("digits_sgd", {"augmentation": Augmentation(2, True, 3), "momentum": 0.0}),
         ("digits_esam", {"learning_rate": 1 / 3, "dtype": "bfloat16", "seed": 7}),
         ("digits_f_sam", {"sigma": 0.1 + 0.2, "decay": 0.5, "weight_decay": 1e-7}),
+        ("sst2_transformer_adamw", {"clip": None, "decay_all": True, "schedule": "cosine"}),
+        ("sst2_transformer_k_sam", {"dropout": 0.0, "length": 9, "vocabulary": 77}),
+        ("digits_sgd", {"method": "adamw", "optimizer": "adamw", "warmup": 0.25}),
+        ("cifar10_resnet8_sam", {"label_smoothing": 0.1, "clip": 0.5, "decay_all": False}),
     ],
 )
 def test_the_command_gives_the_same_experiment(name, changed):

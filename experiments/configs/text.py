@@ -1,0 +1,53 @@
+"""SST-2 from scratch: a small transformer, for two processor cores."""
+
+from dataclasses import replace
+from typing import Any
+
+from experiments.configs.experiment import Experiment, Row
+
+ADAMW = Experiment(
+    dataset="glue/sst2",
+    model="transformer",
+    method="adamw",
+    optimizer="adamw",
+    epochs=2,
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    batch_size=32,
+    schedule="linear",
+    warmup=0.1,
+    clip=1.0,
+    decay_all=False,
+    dropout=0.1,
+    # All but 2 % of the training phrases, and 13 % of the longer ones that are judged.
+    length=40,
+    vocabulary=8192,
+)
+# Of those tried, the best on held-out phrases: see ORIGIN.
+CHOSEN: dict[str, dict[str, Any]] = {
+    "adamw": {"learning_rate": 2e-3},
+    "sam": {"learning_rate": 2e-3, "rho": 0.01},
+    "k_sam": {"learning_rate": 2e-3, "rho": 0.01},
+    # As K-SAM at a quarter; only k was tried for it.
+    "k_sam_half": {"learning_rate": 2e-3, "rho": 0.01},
+    "k_momentum_sam": {"learning_rate": 1e-3, "rho": 0.03, "decay": 0.6},
+}
+
+ORIGIN = (
+    "Learning rate and radius are ours: the best of 5e-4, 1e-3 and 2e-3, and of 0.01, 0.03 "
+    "and 0.1 at 1e-3, by accuracy on 5,000 phrases held out of the training set after "
+    "training on 20,000 others, one seed (experiments.tune; results/reference/tune). K-SAM "
+    "at k = 1/2 has those of 1/4. Most of these are at the border of what was tried, so "
+    "that others may be better. The rest, the decay of K-Momentum-SAM among it, wasn't "
+    "searched."
+)
+
+SST2 = tuple(
+    Row(
+        name=f"sst2_transformer_{method}",
+        experiment=replace(ADAMW, method=method, **chosen),
+        published=None,
+        origin=ORIGIN,
+    )
+    for method, chosen in CHOSEN.items()
+)
