@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from experiments import cli, markdown, noise, throughput
+from experiments import cli, large, markdown, noise, throughput
 from experiments.benchmarking import page
 from experiments.benchmarking.report import NOTES
 from experiments.configs.benchmark import CPU
@@ -237,6 +237,12 @@ BLOCKS = (
         "batchnorm",
         (REFERENCE / "batchnorm" / "results.json",),
         batchnorm,
+    ),
+    Block(
+        Path("docs/large.md"),
+        "full-size",
+        (REFERENCE / "full_size" / "full_size.json",),
+        large.block,
     ),
     *(
         Block(Path("docs/scaling.md"), name, (SCALING,), render)

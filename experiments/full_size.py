@@ -1,0 +1,264 @@
+"""What a step of the largest models takes, per device: docs/large.md.
+
+Compiles the step that `experiments.train` would run, ImageNet with ResNet-50 and with
+ViT-S/16 and SST-2 with BERT-base, with each config's own batch spread over virtual devices,
+and counts in XLA's program for CPU: operations and memory. Only shapes are needed: no
+dataset, no checkpoint, and nothing of that size is ever made or run.
+
+Writes OUT/full_size.json after each config. The same command again goes on behind those
+that it has; what isn't asked for any more is dropped.
+
+Example: python -m experiments.full_size --devices 8
+"""
+
+import dataclasses
+import datetime
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+from rich.console import Console
+from tyro.conf import arg
+
+from experiments import cli, files, imagenet, large, progress, sharded, terminal
+from experiments.augment import Normalization
+from experiments.configs import rows, titles
+from experiments.configs.experiment import Experiment
+from experiments.harness import programs
+from experiments.harness.programs import Kind, Programs
+from experiments.methods import METHODS
+from experiments.models import zoo
+from experiments.pipeline import Rows
+from experiments.step import TrainState
+from experiments.text import Tokens
+
+PROG = "python -m experiments.full_size"
+CONFIGS = (
+    *(f"imagenet_resnet50_{method}" for method in ("sgd", "sam", "k_sam_half")),
+    *(f"imagenet_vit_s_16_{method}" for method in ("adamw", "sam", "k_sam_half")),
+    *(f"glue_sst2_bert_base_{method}" for method in ("adamw", "sam", "k_sam")),
+)
+BERTS_VOCABULARY = 30_522
+# What datasets are like, so that none must be there; digits are to try it out.
+KINDS = {
+    "digits": Kind((8, 8, 1), 10, 1797, Normalization((0.3,), (0.4,))),
+    imagenet.NAME: Kind((224, 224, 3), 1000, 1_281_167, imagenet.NORMALIZATION),
+    "glue/sst2": Kind((128,), 2, 67_349, None, BERTS_VOCABULARY),
+}
+OWN = "own"
+# Machine code isn't optimized, since none is run; XLA's program, which is counted, is.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+Content = Mapping[str, Any]
+
+
+def kind_of(experiment: Experiment) -> Kind:
+    """What the experiment's examples are like."""
+    kind = KINDS[experiment.dataset]
+    if kind.vocabulary is None:
+        return kind
+    is_bert = zoo.MODELS[experiment.model].bert is not None
+    vocabulary = BERTS_VOCABULARY if is_bert else experiment.vocabulary
+    return kind._replace(shape=(experiment.length,), vocabulary=vocabulary)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options."""
+
+    configs: Annotated[
+        tuple[str, ...], arg(metavar="NAME ...", help="Of experiments.train --list.")
+    ] = CONFIGS
+    devices: Annotated[int, arg(help="Virtual devices that a batch is spread over.")] = 8
+    dtype: Annotated[
+        str,
+        arg(help="Of the computation. XLA emulates bfloat16 on CPU; own: each config's."),
+    ] = "float32"
+    out: Annotated[Path, arg(metavar="DIR", help="Folder for the results.")] = Path(
+        "results/full_size"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compiles and counts, and returns the exit status."""
+    config = cli.parse(Config, argv, PROG, __doc__ or "")
+    experiments = _experiments(config)
+    # Before JAX looks for its devices; on an accelerator there are those that there are.
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", config.devices)
+    path = cli.writable(config.out) / "full_size.json"
+    console = progress.console()
+    content = _content(config, _all(config, experiments, path, console))
+    files.write_json(path, content)
+    for title, headers, cells in large.tables(content):
+        console.print(terminal.table(headers, cells, title))
+    console.print(f"written: {path}")
+    return 0
+
+
+def _experiments(config: Config) -> dict[str, Experiment]:
+    """What is asked for, by name, as it is compiled."""
+    cli.at_least("devices", config.devices, 1)
+    cli.one_of("--dtype", config.dtype, (*zoo.DTYPES, OWN))
+    if not config.configs:
+        raise cli.UsageError("--configs has nothing to compile; name some of --list's")
+    return {name: _experiment(name, config) for name in config.configs}
+
+
+def _experiment(name: str, config: Config) -> Experiment:
+    experiment = rows.row(name).experiment
+    if experiment.dataset not in KINDS:
+        raise cli.UsageError(
+            f"--configs must be of {', '.join(KINDS)}, whose sizes are known here; "
+            f"{name} is of {experiment.dataset}"
+        )
+    if experiment.batch_size % config.devices:
+        raise cli.UsageError(
+            f"--devices must divide the batch of {name}, {experiment.batch_size}; got "
+            f"{config.devices}"
+        )
+    dtype = experiment.dtype if config.dtype == OWN else config.dtype
+    return dataclasses.replace(experiment, dtype=dtype)
+
+
+def _all(
+    config: Config, experiments: Mapping[str, Experiment], path: Path, console: Console
+) -> dict[str, Content]:
+    """Counts of each experiment; the file is written after each."""
+    known, found = _known(path), {}
+    mesh = sharded.data_mesh(config.devices)
+    for number, (name, experiment) in enumerate(experiments.items(), start=1):
+        about = _depends_on(experiment, config.devices)
+        is_known = known.get(name, {}).get("of") == about
+        found[name] = known[name] if is_known else {"of": about, **count(experiment, mesh)}
+        files.write_json(path, {**_content(config, found), "complete": False})
+        console.print(
+            f"\\[{number}/{len(experiments)}] {name}: {_said(found[name], is_known)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return found
+
+
+def _said(entry: Content, is_known: bool) -> str:
+    if is_known:
+        return "was there already"
+    traced, compiled = entry["seconds"]["trace"], entry["seconds"]["compile"]
+    return f"traced in {traced:.0f} s, compiled in {compiled:.0f} s"
+
+
+def _known(path: Path) -> Content:
+    """What the file has; nothing if it isn't one of these."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["configs"]
+        return {name: dict(entry) for name, entry in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _depends_on(experiment: Experiment, devices: int) -> Content:
+    settings = files.plain(dataclasses.asdict(experiment))
+    return {"experiment": settings, "devices": devices, "jax": metadata.version("jax")}
+
+
+def count(experiment: Experiment, mesh: Mesh) -> dict[str, Any]:
+    """What XLA says of the step, per device.
+
+    Args:
+      experiment: of a dataset in `KINDS`.
+      mesh: that the batch is spread over.
+    """
+    start = time.perf_counter()
+    kind = kind_of(experiment)
+    made = programs.programs(experiment, mesh, kind)
+    state, batch = abstract_state(made, mesh), abstract_rows(experiment, kind, mesh)
+    lowered = lower(made, state, batch)
+    traced = time.perf_counter()
+    compiled = lowered.compile(QUICKLY)
+    seconds = {"trace": traced - start, "compile": time.perf_counter() - traced}
+    judge: Any = made.judge
+    forward = judge.lower(state, batch).cost_analysis()["flops"] / experiment.batch_size
+    return {
+        "method": METHODS[experiment.method].label,
+        "is_baseline": experiment.method == experiment.optimizer,
+        "dataset": titles.of(experiment.dataset),
+        "model": zoo.title(experiment.model, experiment.norm),
+        "batch_per_device": experiment.batch_size // mesh.size,
+        "parameters": made.parameters,
+        "forward_operations": forward,
+        "operations": float(compiled.cost_analysis()["flops"]),
+        "state_bytes": _bytes(state),
+        "batch_bytes": _bytes(batch) // mesh.size,
+        **_memory(compiled),
+        "seconds": seconds,
+    }
+
+
+def abstract_state(made: Programs, mesh: Mesh) -> TrainState:
+    """Shapes, types and places of the state before the first step."""
+    seed = jax.ShapeDtypeStruct((), jnp.int32)
+    state = jax.eval_shape(made.start, jax.eval_shape(made.init, seed), seed)
+    return _placed(state, NamedSharding(mesh, P()))
+
+
+def abstract_rows(experiment: Experiment, kind: Kind, mesh: Mesh) -> Rows:
+    """The same of a batch, as the pipeline loads it."""
+    size = experiment.batch_size
+    numbers = jax.ShapeDtypeStruct((size,), jnp.int32)
+    inputs: Any = jax.ShapeDtypeStruct((size, *kind.shape), jnp.uint8)
+    if kind.vocabulary:
+        inputs = Tokens(jax.ShapeDtypeStruct((size, *kind.shape), jnp.uint16), inputs)
+    batch = Rows(inputs, numbers, numbers, numbers)
+    return _placed(batch, NamedSharding(mesh, P(sharded.DATA)))
+
+
+def lower(made: Programs, state: TrainState, batch: Rows) -> Any:
+    """The step, traced for these shapes but not compiled."""
+    step: Any = made.step
+    return step.lower(state, batch, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def _placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _memory(compiled: Any) -> dict[str, int]:
+    memory = compiled.memory_analysis()
+    return {
+        "temporary_bytes": int(memory.temp_size_in_bytes),
+        "argument_bytes": int(memory.argument_size_in_bytes),
+        "output_bytes": int(memory.output_size_in_bytes),
+        "alias_bytes": int(memory.alias_size_in_bytes),
+    }
+
+
+def _content(config: Config, found: Mapping[str, Content]) -> dict[str, Any]:
+    return {
+        "command": cli.command(PROG, config, without=("out",)),
+        "date": datetime.date.today().isoformat(),
+        "devices": config.devices,
+        "configs": found,
+        "complete": True,
+        "machine": files.machine(),
+        "versions": files.versions(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, None))
