@@ -197,6 +197,12 @@ BLOCKS = (
         reproduced,
     ),
     Block(
+        Path("docs/results.md"),
+        "sst2",
+        (REFERENCE / "reproduce" / "sst2_transformer" / "results.json",),
+        reproduced,
+    ),
+    Block(
         Path("docs/training.md"),
         "throughput",
         (REFERENCE / "throughput" / "throughput.json",),

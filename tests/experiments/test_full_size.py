@@ -139,6 +139,7 @@ def test_k_sam_was_counted_cheaper_than_sam(committed, model):
 # ------------------------------------------------------------------ steps of full size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "method"),
     [("imagenet_resnet50", "k_sam_half"), ("glue_sst2_bert_base", "k_sam")],

@@ -273,6 +273,7 @@ def reviews(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_texts_as_one_does(tmp_path, reviews, monkeypatch):
     """With AdamW, which can make much of a last bit; but a sum of two has no order."""
     mesh = functools.partial(sharded.data_mesh, 2)

@@ -54,6 +54,7 @@ def killed(folder, count):
     assert process.returncode == -signal.SIGKILL, said
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_random_step_ends_bit_by_bit_as_one_that_was_not(tmp_path):
     # Of 18 steps and 2 evaluations: anywhere, but so that it can't have finished.
     count = random.SystemRandom().randint(3, 12)
@@ -103,6 +104,7 @@ def test_a_run_told_to_stop_saves_and_goes_on(tmp_path, number):
     runs.assert_same_numbers(tmp_path, runs.whole())
 
 
+@pytest.mark.slow
 def test_statistics_of_a_batch_are_saved_too(tmp_path):
     # A network with BatchNorm, and a step that compiles quickly.
     command = ("--config", "digits_sgd", "--model", "resnet8", "--epochs", "2")

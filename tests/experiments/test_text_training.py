@@ -252,25 +252,26 @@ def test_the_first_of_two_metrics_is_quoted_and_both_are_there():
 
 
 @pytest.mark.parametrize(
-    ("task", "key", "name"),
+    ("task", "key", "name", "what"),
     [
-        ("glue/sst2", "test_accuracy", "GLUE validation accuracy"),
-        ("glue/cola", "test_matthews", "GLUE validation Matthews"),
+        ("glue/sst2", "test_accuracy", "GLUE validation accuracy", ""),
+        ("glue/cola", "test_matthews", "GLUE validation Matthews", "Matthews "),
     ],
 )
-def test_what_is_said_names_the_metric(task, key, name):
+def test_what_is_said_names_the_metric(task, key, name, what):
     folder, said = whole(task)
     last = json.loads((folder / "result.json").read_text())["last"]
     assert f"{name} {last[key]:.2%} at the last step, {STEPS}; written: " in said
     lines = [line for line in said.splitlines() if line.startswith("epoch ")]
     assert len(lines) == EPOCHS
     held_out = key.replace("test", "validation")
-    assert f"validation {last[held_out]:.1%}, GLUE validation {last[key]:.1%}" in lines[-1]
+    both = f"{what}{last[held_out]:.1%}, GLUE validation {what}{last[key]:.1%}"
+    assert f"validation {both}" in lines[-1]
 
 
 def test_the_mismatched_half_of_mnli_is_reported():
     page = (whole("glue/mnli")[0] / "report.md").read_text()
-    assert "| validation mismatched accuracy, % |" in page
+    assert "| GLUE validation, mismatched accuracy, % |" in page
 
 
 def test_the_result_says_what_the_tokens_are():
@@ -457,15 +458,15 @@ TINY_BERT = command("glue/sst2", "--model", "bert_tiny", start=ADAMW)
         ((*SST2, "--vocabulary", "70000"), "may have at most 65,536 tokens; got 70,000"),
         (
             (*ADAMW, "--method", "sgd"),
-            "--method sgd is --optimizer sgd alone; got adamw: give --method adamw, too",
+            "--method sgd needs --optimizer sgd; got adamw: give both, or --method adamw",
         ),
         (
             (*DIGITS, "--method", "adamw"),
-            "--method adamw is --optimizer adamw alone; got sgd: give --method sgd, too",
+            "--method adamw needs --optimizer adamw; got sgd: give both, or --method sgd",
         ),
         (
             (*DIGITS, "--optimizer", "adamw"),
-            "--method sgd is --optimizer sgd alone; got adamw: give --method adamw, too",
+            "--method sgd needs --optimizer sgd; got adamw: give both, or --method adamw",
         ),
         ((*SST2, "--optimizer", "adam"), "unknown optimizer 'adam'; did you mean 'adamw'?"),
         ((*SST2, "--schedule", "flat"), "unknown schedule 'flat'. Valid: cosine, linear"),
