@@ -268,7 +268,15 @@ def runs() -> Iterator[tuple[str, str, bool, str]]:
         yield "random_sam", "groups", sync, "batch"
 
 
-@pytest.mark.parametrize(("name", "way", "sync", "form"), list(runs()))
+def marked() -> Iterator[Any]:
+    """The two main ways are quick, of K-SAM with both kinds of climb; the rest is slow."""
+    for name, way, sync, form in runs():
+        is_main = way in ("shard_map", "groups, Auto mesh") and (sync or name == "k_sam")
+        marks = () if is_main else pytest.mark.slow
+        yield pytest.param(name, way, sync, form, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "way", "sync", "form"), list(marked()))
 def test_devices_train_as_the_reference_on_one(name, way, sync, form):
     check_trees_equal(trained(name, way, sync, form).params, reference(name, sync).params)
 

@@ -153,7 +153,14 @@ def temporary_bytes(step, *arguments):
 
 
 @pytest.mark.xdist_group("memory")
-@pytest.mark.parametrize(("keep", "limit"), [("nothing", 0.30), (100, 0.40), ("all", 0.65)])
+@pytest.mark.parametrize(
+    ("keep", "limit"),
+    [
+        ("nothing", 0.30),
+        pytest.param(100, 0.40, marks=pytest.mark.slow),
+        pytest.param("all", 0.65, marks=pytest.mark.slow),
+    ],
+)
 def test_k_sam_needs_a_part_of_the_memory_of_sgd(keep, limit):
     assert 0.2 < k_sam_bytes(keep) / sgd_bytes() <= limit
 

@@ -33,6 +33,7 @@ def die(config, label, batch):
     os._exit(1)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_out_of_memory(monkeypatch):
     monkeypatch.setattr(largest_batch, "step_works", die)
     assert not largest_batch._works(largest_batch.Config(), "SGD", 4)

@@ -428,6 +428,7 @@ def test_a_coordinator_that_does_not_answer(capsys):
     assert "in --start-timeout 1 seconds (Connection refused): start process 0" in said
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -22,6 +22,7 @@ def flat(params, replica):
     return np.concatenate([leaf[replica].ravel() for leaf in jax.tree.leaves(params)])
 
 
+@pytest.mark.slow
 def test_a_replica_does_not_depend_on_its_neighbours(protocol, model, examples):
     # A method that draws random numbers: each replica must draw its own.
     method = "random_sam"
