@@ -78,7 +78,7 @@ def train_step(
       optimizer: the method and the base optimizer.
       model: what is trained.
       state: before the step.
-      batch: with `images`, `labels`, and each example's number as `index`.
+      batch: with `inputs`, `labels`, and each example's number as `index`.
     """
     no_gradient: Any = None  # The method makes its own.
     gradient, told = optimizer.gradient.update(

@@ -32,7 +32,7 @@ from experiments.watch import Alone, Watch
 PROG = "python -m experiments.tune"
 # Where and how, which doesn't change the result.
 UNNAMED = tuple(field.name for field in dataclasses.fields(distributed.Options))
-# What can be ranked: numbers that change neither the data nor the model.
+# What may be another than the config's.
 CHANGED = (
     "train_examples",
     "epochs",
@@ -42,6 +42,7 @@ CHANGED = (
     "dtype",
     "pretrained",
 )
+# What can be ranked: numbers that change neither the data nor the model.
 SETTINGS = ("learning_rate", "weight_decay", "rho", "k", "beta", "gamma", "sigma", "decay")
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from experiments.models.activations import ACTIVATIONS
-from experiments.models.encoder import dropped
+from experiments.models.encoder import attention_weights, dropped
 from experiments.text import PAD, Tokens
 
 
@@ -271,11 +271,6 @@ class Attention(nnx.Module):
         parts = (*x.shape[:-1], self.heads, -1)
         q, k, v = (part(x).reshape(parts) for part in (self.query, self.key, self.value))
         # Not `jax.nn.dot_product_attention`, which has no dropout of the weights.
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        scores = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=wide)
-        scores = scores * q.shape[-1] ** -0.5
-        # Finite, since a row without any token would have a softmax of NaN.
-        scores = jnp.where(present[:, None, None], scores, jnp.finfo(wide).min)
-        weights = jax.nn.softmax(scores).astype(v.dtype)
+        weights = attention_weights(q, k, present[:, None, None]).astype(v.dtype)
         weights = dropped(self.dropout, weights, key, 0)
         return self.out(jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(x.shape))

@@ -122,12 +122,21 @@ def attention(
       **others: what isn't used here: dropout of the weights, for one.
     """
     del others
-    scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32)
+    weights = attention_weights(query, key, mask).astype(value.dtype)
+    return jnp.einsum("nhqk,nkhd->nqhd", weights, value)
+
+
+def attention_weights(
+    query: jax.Array, key: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """How much of each value, (N, heads, length, length), in float32 or wider."""
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, preferred_element_type=wide)
     scores = scores * query.shape[-1] ** -0.5
     if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    weights = jax.nn.softmax(scores).astype(value.dtype)
-    return jnp.einsum("nhqk,nkhd->nqhd", weights, value)
+        # Finite, since a row without any token would have a softmax of NaN.
+        scores = jnp.where(mask, scores, jnp.finfo(wide).min)
+    return jax.nn.softmax(scores)
 
 
 def dropped(
