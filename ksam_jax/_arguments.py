@@ -1,5 +1,6 @@
 """Checks of what `update` is given: parameters, batch, loss and its results."""
 
+import functools
 from typing import Any
 
 import jax
@@ -52,30 +53,30 @@ def parameters(call: str, params: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, params)
 
 
-def batch_arrays(batch: PyTree) -> PyTree:
+def batch_arrays(batch: PyTree, call: str = _UPDATE) -> PyTree:
     """Returns the batch as JAX arrays, if they share a leading axis."""
     leaves = jax.tree.leaves_with_path(batch)
     shapes = {_path("batch", path): jnp.shape(leaf) for path, leaf in leaves}
     # A scalar leaf has no leading axis: count it as empty, which is refused as well.
     sizes = {shape[0] if shape else 0 for shape in shapes.values()}
     if len(sizes) == 1 and 0 not in sizes:
-        return jax.tree.map_with_path(_as_array, batch)
+        return jax.tree.map_with_path(functools.partial(_as_array, call), batch)
     found = ", ".join(f"{path}: {shape}" for path, shape in shapes.items())
     raise ValueError(
-        f"{_UPDATE}(batch=...): every leaf of batch must have the same leading axis of "
+        f"{call}(batch=...): every leaf of batch must have the same leading axis of "
         f"N >= 1 examples; got {found or 'no leaves'}; what isn't per example belongs "
         f"into a closure of loss_fn."
     )
 
 
-def _as_array(path: Any, leaf: Any) -> Array:
+def _as_array(call: str, path: Any, leaf: Any) -> Array:
     dtype = getattr(leaf, "dtype", None)
     kinds = (jnp.number, jnp.bool_)
     is_plain = dtype is None or any(jnp.issubdtype(dtype, kind) for kind in kinds)
     if is_plain or isinstance(leaf, jax.Array):
         return jnp.asarray(leaf)
     raise TypeError(
-        f"{_UPDATE}(batch=...): the leaves of batch must be numbers, bools or keys, but "
+        f"{call}(batch=...): the leaves of batch must be numbers, bools or keys, but "
         f"{_path('batch', path)} has dtype {dtype}; leave it out of batch."
     )
 
@@ -190,23 +191,25 @@ def same_structure(call: str, epsilon: PyTree, params: PyTree) -> None:
         )
 
 
-def losses_and_aux(out: Any, n: int, has_aux: bool) -> tuple[Array, Any]:
+def losses_and_aux(
+    out: Any, n: int, has_aux: bool, call: str = _UPDATE
+) -> tuple[Array, Any]:
     """Splits what the loss returned into losses of shape `(n,)` and aux."""
     if has_aux:
         if not isinstance(out, tuple) or len(out) != 2:
             raise TypeError(
-                f"{_UPDATE}(has_aux=True): loss_fn must return (losses, aux); got "
+                f"{call}(has_aux=True): loss_fn must return (losses, aux); got "
                 f"{type(out).__name__}; return a pair, or leave has_aux out."
             )
         losses, aux = out
     else:
         losses, aux = out, None
-    return one_loss_per_example(losses, n), aux
+    return one_loss_per_example(losses, n, call), aux
 
 
-def one_loss_per_example(losses: Any, n: int) -> Array:
+def one_loss_per_example(losses: Any, n: int, call: str = _UPDATE) -> Array:
     """Returns the losses if they are real floating-point numbers of shape `(n,)`."""
-    rule = f"{_UPDATE}(loss_fn=...): loss_fn must return one loss per example, shape ({n},)"
+    rule = f"{call}(loss_fn=...): loss_fn must return one loss per example, shape ({n},)"
     if not isinstance(losses, jax.Array | np.ndarray | np.generic | float | int):
         raise TypeError(
             f"{rule}; got {type(losses).__name__}; if it returns (losses, aux), pass "

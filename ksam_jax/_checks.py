@@ -64,7 +64,7 @@ def offset(call: str, eta: Any) -> None:
 def loss_scale(value: Any) -> None:
     """Checks that `value` is None or a number that gradients can be divided by."""
     if value is not None:
-        _positive("tx.update", "loss_scale", value)
+        positive("tx.update", "loss_scale", value)
 
 
 def dynamic_scale(call: str, interval: Any, factor: Any, **bounds: Any) -> None:
@@ -74,7 +74,7 @@ def dynamic_scale(call: str, interval: Any, factor: Any, **bounds: Any) -> None:
     rule = "a finite number > 1"
     scalar(call, "factor", factor, rule, lambda f: f > 1 and math.isfinite(f))
     for name, value in bounds.items():
-        _positive(call, name, value)
+        positive(call, name, value)
     for (low, less), (high, more) in itertools.pairwise(bounds.items()):
         is_known = not isinstance(less, Tracer) and not isinstance(more, Tracer)
         if is_known and float(less) > float(more):
@@ -84,7 +84,7 @@ def dynamic_scale(call: str, interval: Any, factor: Any, **bounds: Any) -> None:
             )
 
 
-def _positive(call: str, name: str, value: Any) -> None:
+def positive(call: str, name: str, value: Any) -> None:
     rule = "a finite number > 0"
     scalar(call, name, value, rule, lambda s: s > 0 and math.isfinite(s))
 
@@ -100,8 +100,10 @@ def seed(call: str, value: Any) -> None:
         )
 
 
-def size(call: str, name: str, value: Any, rule: str = "an integer >= 1") -> None:
-    """Checks that `value` is an integer >= 1 that is known when the step is traced."""
+def size(
+    call: str, name: str, value: Any, rule: str = "an integer >= 1", least: int = 1
+) -> None:
+    """Checks that `value` is an integer >= `least`, known when the step is traced."""
     rule = f"{name} must be {rule}"
     plain = None if isinstance(value, Tracer) else _plain(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Integral):
@@ -111,7 +113,7 @@ def size(call: str, name: str, value: Any, rule: str = "an integer >= 1") -> Non
             f"{call}({name}={shown}): {rule}, known when the step is traced; got {shown} "
             f"of type {kind}."
         )
-    if plain < 1:
+    if plain < least:
         raise ValueError(f"{call}({name}={plain}): {rule}; got {plain}.")
 
 

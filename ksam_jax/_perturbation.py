@@ -53,7 +53,7 @@ def scale_to_radius(rho: Any) -> optax.GradientTransformation:
     def update_fn(updates, state, params=None):
         del params
         updates = jax.tree.map(widen, updates)
-        return _to_length(updates, norm(updates), _value(rho, state)), advance(state)
+        return to_length(updates, norm(updates), _value(rho, state)), advance(state)
 
     return optax.GradientTransformation(no_steps, update_fn)
 
@@ -98,12 +98,6 @@ def scale_to_adaptive_radius(
     _checks.radius("scale_to_adaptive_radius", rho)
     _checks.offset("scale_to_adaptive_radius", eta)
 
-    def size(g, weight, is_adaptive):
-        if not is_adaptive:
-            return jnp.ones((), g.dtype)
-        modulus = jnp.abs(widen(weight))
-        return (modulus + jnp.asarray(eta, modulus.dtype)).astype(g.dtype)
-
     def update_fn(updates, state, params=None):
         if params is None:
             raise ValueError(
@@ -111,10 +105,9 @@ def scale_to_adaptive_radius(
                 "the weights; call update(gradient, state, params)."
             )
         updates = jax.tree.map(widen, updates)
-        sizes = jax.tree.map(size, updates, params, _adaptive_leaves(mask, params))
-        once = jax.tree.map(jnp.multiply, sizes, updates)
-        twice = jax.tree.map(jnp.multiply, sizes, once)
-        return _to_length(twice, norm(once), _value(rho, state)), advance(state)
+        flags = adaptive_leaves("scale_to_adaptive_radius", "mask", mask, params)
+        sizes = adaptive_sizes(params, flags, eta)
+        return uphill(updates, sizes, _value(rho, state)), advance(state)
 
     return optax.GradientTransformation(no_steps, update_fn)
 
@@ -128,7 +121,34 @@ def _value(rho: Any, state: StepCount) -> Any:
     return value
 
 
-def _to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
+def uphill(gradient: PyTree, sizes: PyTree, rho: Any) -> PyTree:
+    """The step of length `rho` in the metric of `sizes` T: `rho T^2 g / |T g|`."""
+    sizes = jax.tree.map(lambda t, g: t.astype(g.dtype), sizes, gradient)
+    once = jax.tree.map(jnp.multiply, sizes, gradient)
+    twice = jax.tree.map(jnp.multiply, sizes, once)
+    return to_length(twice, norm(once), rho)
+
+
+def adaptive_sizes(params: PyTree, flags: PyTree, eta: Any) -> PyTree:
+    """T: `|w| + eta` for the leaves that are flagged, 1 for the others."""
+
+    def size(weight: Array, is_adaptive: bool) -> Array:
+        modulus = jnp.abs(widen(weight))
+        if not is_adaptive:
+            return jnp.ones((), modulus.dtype)
+        return modulus + jnp.asarray(eta, modulus.dtype)
+
+    return jax.tree.map(size, params, flags)
+
+
+def adaptive_leaves(call: str, name: str, mask: Any, params: PyTree) -> PyTree:
+    """Which leaves are measured by their size: those of two axes or more, or the mask."""
+    if mask is None:
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+    return resolve_mask(call, name, mask, params)
+
+
+def to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
     """`rho * direction / length`, or zeros where the length is zero or not finite."""
     factor = ratio(jnp.asarray(rho, length.dtype), length)
     is_usable = can_divide(length)
@@ -137,9 +157,3 @@ def _to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
         lambda d: jnp.where(is_usable, d * factor.astype(d.dtype), jnp.zeros_like(d)),
         direction,
     )
-
-
-def _adaptive_leaves(mask: Any, params: PyTree) -> PyTree:
-    if mask is None:
-        return jax.tree.map(lambda p: p.ndim > 1, params)
-    return resolve_mask("scale_to_adaptive_radius", "mask", mask, params)

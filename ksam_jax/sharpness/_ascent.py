@@ -1,0 +1,267 @@
+"""How much the loss rises within a radius: the quantity that SAM makes small."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from .. import _checks
+from .._perturbation import adaptive_leaves, adaptive_sizes, uphill
+from .._tree import norm, ratio
+from . import _given
+from ._directions import gaussian
+from ._measured import Leaves
+from ._problem import Problem
+
+
+class Sharpness(NamedTuple):
+    """What a climb within a radius found.
+
+    Attributes:
+      clean_losses: of each example at the weights, shape (N,).
+      perturbed_losses: of each at the top of the climb.
+      gradient_norm: Euclidean length of the gradient of the mean loss at the weights.
+      perturbation: what is added to the weights, a tree like the parameters.
+    """
+
+    clean_losses: Float[np.ndarray, " N"]
+    perturbed_losses: Float[np.ndarray, " N"]
+    gradient_norm: float
+    perturbation: PyTree
+
+    @property
+    def loss(self) -> float:
+        """Mean loss at the weights."""
+        return _mean(self.clean_losses)
+
+    @property
+    def perturbed_loss(self) -> float:
+        """Mean loss at the top of the climb."""
+        return _mean(self.perturbed_losses)
+
+    @property
+    def rises(self) -> Float[np.ndarray, " N"]:
+        """How much each example's loss rises by the common perturbation."""
+        return self.perturbed_losses - self.clean_losses
+
+    @property
+    def value(self) -> float:
+        """The sharpness: how much the mean loss rises."""
+        return _mean(self.rises)
+
+
+def sam_sharpness(
+    loss_fn: Any,
+    params: PyTree,
+    batches: Any,
+    *,
+    rho: Any = 0.05,
+    num_steps: Any = 1,
+    seed: Any = 0,
+    mask: Any = None,
+    has_aux: Any = False,
+    num_microbatches: Any = 1,
+    progress: Any = True,
+) -> Sharpness:
+    r"""The largest rise of the mean loss within a distance of the weights.
+
+    .. math:: \max_{\|\epsilon\|_2 \le \rho} L(w + \epsilon) - L(w)
+
+    With one step it is SAM's own estimate, :math:`\epsilon = \rho \nabla L / \|\nabla L\|`:
+    cheap, and too low where the loss curves. With more it is found by projected gradient
+    ascent from there, whose steps halve when they no longer climb: a lower bound that
+    never falls with the number of steps. A zero gradient has no direction: one step then
+    says 0, and more begin at random.
+
+    Args:
+      loss_fn: `(params, batch) -> (N,)`, one loss per example, as in training; in the
+        units of the loss is the result.
+      params: pytree of floating-point arrays, sharded or not; in float32 or wider.
+      batches: a list of batches, or what else can be iterated over again and again; each
+        as in training, all leaves with the leading axis N, which may differ.
+      rho: radius in the parameters' units, above 0.
+      num_steps: gradient steps, at least 1; each is a pass over all batches.
+      seed: of the random beginning.
+      mask: which parameters are perturbed, as in `ksam_jax.sam`; None for all.
+      has_aux: whether `loss_fn` returns `(losses, aux)`; aux is ignored.
+      num_microbatches: computes each batch in so many parts, for memory; for losses that
+        don't couple examples.
+      progress: a bar on a terminal or in a notebook; False for none, or a function of
+        batches done and batches in all (None if `batches` has no length).
+
+    Returns:
+      A `Sharpness`; `value` is the rise.
+
+    Raises:
+      ValueError: if `rho` isn't above 0, `num_steps` below 1, there are no examples, the
+        loss has another shape or isn't finite.
+      TypeError: if an argument has the wrong type, `batches` is a single batch or a used-up
+        iterator, or `params` is traced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ksam_jax import sharpness
+      >>> def loss_fn(w, batch):
+      ...     return 0.5 * (batch["x"] * (w - 1.0)) ** 2
+      >>> batches = [{"x": jnp.array([1.0, 2.0, 3.0])}, {"x": jnp.array([4.0])}]
+      >>> found = sharpness.sam_sharpness(loss_fn, jnp.array([3.0]), batches, rho=0.1)
+      >>> round(found.loss, 3), round(found.value, 3)  # 3.75 (2.1**2 - 2**2)
+      (15.0, 1.537)
+
+    Reference:
+      Foret et al., Sharpness-Aware Minimization, ICLR 2021, equation 1; several steps as in
+      Andriushchenko et al., A Modern Look at the Relationship between Sharpness and
+      Generalization, ICML 2023.
+    """
+    problem = Problem(
+        "sam_sharpness",
+        loss_fn,
+        params,
+        batches,
+        mask=mask,
+        has_aux=has_aux,
+        num_microbatches=num_microbatches,
+        progress=progress,
+    )
+    sizes = [jnp.ones((), x.dtype) for x in problem.free]
+    return _climb(problem, sizes, rho, num_steps, seed)
+
+
+def adaptive_sharpness(
+    loss_fn: Any,
+    params: PyTree,
+    batches: Any,
+    *,
+    rho: Any = 0.5,
+    eta: Any = 0.01,
+    adaptive_mask: Any = None,
+    num_steps: Any = 1,
+    seed: Any = 0,
+    mask: Any = None,
+    has_aux: Any = False,
+    num_microbatches: Any = 1,
+    progress: Any = True,
+) -> Sharpness:
+    r"""The largest rise of the mean loss within a distance measured by the weights' size.
+
+    .. math:: \max_{\|T^{-1} \epsilon\|_2 \le \rho} L(w + \epsilon) - L(w),
+      \qquad T = |w| + \eta
+
+    Rescaling a layer and undoing it in the next doesn't change it (but for `eta`), while
+    it changes `sam_sharpness` and the Hessian at will.
+
+    Args:
+      loss_fn: as in `sam_sharpness`.
+      params: likewise.
+      batches: likewise.
+      rho: radius, relative to the weights, above 0.
+      eta: added to the modulus of each weight, at least 0.
+      adaptive_mask: which leaves are measured by their size: a pytree of bools or a
+        function of the parameters. None: leaves of two axes or more; T = 1 elsewhere.
+      num_steps: as in `sam_sharpness`.
+      seed: likewise.
+      mask: likewise.
+      has_aux: likewise.
+      num_microbatches: likewise.
+      progress: likewise.
+
+    Returns:
+      A `Sharpness`; `value` is the rise.
+
+    Raises:
+      ValueError: as `sam_sharpness`, or if `eta` is negative.
+      TypeError: as `sam_sharpness`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ksam_jax import sharpness
+      >>> def loss_fn(w, batch):
+      ...     return batch["x"] * w["first"][0, 0] * w["second"][0, 0]
+      >>> batches = [{"x": jnp.array([2.0])}]
+      >>> for scale in (1.0, 4.0):
+      ...     w = {"first": jnp.array([[scale]]), "second": jnp.array([[1.0 / scale]])}
+      ...     found = sharpness.adaptive_sharpness(loss_fn, w, batches, rho=0.5, eta=0.0)
+      ...     print(round(found.value, 4))
+      1.6642
+      1.6642
+
+    Reference:
+      Kwon et al., ASAM, ICML 2021, equation 3.
+    """
+    problem = Problem(
+        "adaptive_sharpness",
+        loss_fn,
+        params,
+        batches,
+        mask=mask,
+        has_aux=has_aux,
+        num_microbatches=num_microbatches,
+        progress=progress,
+    )
+    _checks.offset(problem.call, eta)
+    flags = adaptive_leaves(problem.call, "adaptive_mask", adaptive_mask, problem.params)
+    sizes = problem.leaves(adaptive_sizes(problem.params, flags, eta))
+    return _climb(problem, sizes, rho, num_steps, seed)
+
+
+def _climb(
+    problem: Problem, sizes: Leaves, rho: Any, num_steps: Any, seed: Any
+) -> Sharpness:
+    rho = _given.radius(problem.call, rho)
+    _checks.size(problem.call, "num_steps", num_steps)
+    _checks.seed(problem.call, seed)
+    with problem.showing("sharpness", 1 + num_steps):
+        clean, gradient = problem.gradient()
+        length = _given.finite_length(problem.call, float(norm(gradient)))
+        epsilon = _uphill(gradient, sizes, rho)
+        if num_steps == 1:
+            losses = problem.losses(_moved(problem.free, epsilon))
+        else:
+            if not length:
+                gradient = gaussian(gradient, seed)
+            losses, epsilon = _ascend(problem, sizes, rho, num_steps, clean, gradient)
+    return Sharpness(clean, losses, length, problem.tree(epsilon))
+
+
+def _ascend(
+    problem: Problem,
+    sizes: Leaves,
+    rho: float,
+    num_steps: int,
+    clean: np.ndarray,
+    gradient: Leaves,
+) -> tuple[np.ndarray, Leaves]:
+    """The highest place that the steps find, and the losses there."""
+    best, losses, reach = [jnp.zeros_like(x) for x in problem.free], clean, rho
+    for _ in range(num_steps):
+        trial = _within(_moved(best, _uphill(gradient, sizes, reach)), sizes, rho)
+        found, there = problem.gradient(_moved(problem.free, trial))
+        if _mean(found) > _mean(losses):
+            best, losses, gradient = trial, found, there
+        else:
+            reach /= 2
+    return losses, best
+
+
+_uphill = jax.jit(uphill)
+
+
+@jax.jit
+def _moved(free: Leaves, epsilon: Leaves) -> Leaves:
+    return [x + e.astype(x.dtype) for x, e in zip(free, epsilon, strict=True)]
+
+
+@jax.jit
+def _within(epsilon: Leaves, sizes: Leaves, rho: Any) -> Leaves:
+    """The nearest place along the same ray that isn't further away than `rho`."""
+    # A weight of size 0 doesn't move, so what it is divided by doesn't matter.
+    measured = [e / jnp.where(t > 0, t, 1) for e, t in zip(epsilon, sizes, strict=True)]
+    length = norm(measured)
+    factor = jnp.where(length > rho, ratio(jnp.asarray(rho, length.dtype), length), 1)
+    return [e * factor.astype(e.dtype) for e in epsilon]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values, dtype=np.float64))

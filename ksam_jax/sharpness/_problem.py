@@ -1,0 +1,188 @@
+"""A loss over a dataset: what every measure asks of it, batch after batch.
+
+Losses, gradients and products are means over all examples of all batches, whatever their
+sizes. A pass holds one batch and one sum on the devices at a time; results that are wanted
+whole come to the host.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sized
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from .. import _arguments, _checks
+from .._mask import perturbed_leaves
+from .._tree import divided
+from . import _given, _measured
+from ._measured import Leaves, Measured
+from ._progress import shown
+
+
+class Problem:
+    """The mean loss of a dataset as a function of the measured parameters.
+
+    Args:
+      call: of the user, for errors.
+      loss_fn: `(params, batch) -> (N,)`.
+      params: where to measure; computed in float32 or wider.
+      batches: what can be iterated over again and again.
+      mask: which parameters are measured; None for all.
+      has_aux: whether `loss_fn` returns a pair.
+      num_microbatches: into how many parts each batch is cut, for memory.
+      progress: shows how far it is; see `_progress.shown`.
+
+    Attributes:
+      call: of the user.
+      params: all parameters, in float32 or wider.
+      measured: the loss, as what is compiled is told by it.
+      free: the leaves that are measured.
+      fixed: the others.
+    """
+
+    def __init__(
+        self,
+        call: str,
+        loss_fn: Any,
+        params: PyTree,
+        batches: Any,
+        *,
+        mask: Any = None,
+        has_aux: Any = False,
+        num_microbatches: Any = 1,
+        progress: Any = False,
+    ):
+        _checks.function(call, "loss_fn", loss_fn)
+        parts = _checks.parts(call, "num_microbatches", num_microbatches)
+        if not isinstance(progress, bool):
+            _checks.function(call, "progress", progress)
+        self.call = call
+        self.params = _given.parameters(call, params)
+        flags = perturbed_leaves(call, mask, self.params)
+        leaves, treedef = jax.tree.flatten(self.params)
+        which = (True,) * len(leaves) if flags is None else tuple(jax.tree.leaves(flags))
+        loss = _measured.hashable(loss_fn)
+        self.measured = Measured(loss, bool(has_aux), parts, treedef, which)
+        self.free, self.fixed = self.measured.split(self.params)
+        self._batches = _given.batches(call, batches)
+        self._progress = progress
+        self._advance: Callable[[], Any] = lambda: None
+        self._checked: set[Any] = set()
+
+    @property
+    def size(self) -> int:
+        """How many numbers are measured."""
+        return sum(leaf.size for leaf in self.free)
+
+    @contextlib.contextmanager
+    def showing(self, title: str, passes: int) -> Iterator[None]:
+        """Shows how far so many passes over the batches are."""
+        known = len(self._batches) if isinstance(self._batches, Sized) else None
+        total = None if known is None else passes * known
+        with shown(title, total, self._progress) as self._advance:
+            yield
+
+    def each(self) -> Iterator[PyTree]:
+        """The batches as arrays, checked."""
+        found = False
+        for batch in self._batches:
+            found = True
+            arrays = _arguments.batch_arrays(batch, self.call)
+            kind = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arrays))
+            if kind not in self._checked:
+                _given.loss(self.call, self.measured, self.params, arrays)
+                self._checked.add(kind)
+            yield arrays
+            self._advance()
+        if not found:
+            raise _given.nothing(self.call)
+
+    def losses(self, free: Leaves | None = None) -> np.ndarray:
+        """One loss per example at some weights, the measured ones by default: (N,)."""
+        found = [self.losses_of(batch, free) for batch in self.each()]
+        return self._finite(found, free)
+
+    def losses_of(self, batch: PyTree, free: Leaves | None = None) -> np.ndarray:
+        """Those of one batch, finite or not."""
+        at = self.free if free is None else free
+        return on_host(_measured.losses(self.measured, at, self.fixed, batch))
+
+    def gradient(self, free: Leaves | None = None) -> tuple[np.ndarray, Leaves]:
+        """The losses, and the gradient of their mean."""
+        at = self.free if free is None else free
+        return self._mean(lambda batch: self.weighted(batch, None, at), free)
+
+    def weighted(
+        self, batch: PyTree, weights: np.ndarray | None, free: Leaves | None = None
+    ) -> tuple[Any, Leaves]:
+        """Of one batch, the losses and the gradient of their weighted sum."""
+        weights = np.ones(count(batch), np.float32) if weights is None else weights
+        at = self.free if free is None else free
+        return _measured.gradient(self.measured, at, self.fixed, batch, weights)
+
+    def product(self, vector: Leaves) -> Leaves:
+        """The Hessian of the mean loss times a vector."""
+
+        def of(batch: PyTree) -> tuple[Any, Leaves]:
+            return _measured.product(self.measured, self.free, self.fixed, batch, vector)
+
+        return self._mean(of, None)[1]
+
+    def vector(self, flat: np.ndarray) -> Leaves:
+        """A flat vector of the host as leaves, each where its parameter lives."""
+        parts = np.split(flat, np.cumsum([x.size for x in self.free])[:-1])
+        return [
+            jax.device_put(part.reshape(x.shape).astype(x.dtype), x.sharding)
+            for part, x in zip(parts, self.free, strict=True)
+        ]
+
+    def leaves(self, tree: PyTree) -> Leaves:
+        """The leaves of a tree like the parameters that belong to those measured."""
+        return self.measured.split(tree)[0]
+
+    def tree(self, free: Leaves) -> PyTree:
+        """Leaves as a tree like the parameters, zero where these aren't measured."""
+        return self.measured.join(free, [jnp.zeros_like(x) for x in self.fixed])
+
+    def _mean(
+        self, of: Callable[[PyTree], tuple[Any, Leaves]], free: Leaves | None
+    ) -> tuple[np.ndarray, Leaves]:
+        total, found = None, []
+        for batch in self.each():
+            losses, part = of(batch)
+            total = part if total is None else _add(total, part)
+            # Waits for the batch, so that one at a time is on the devices.
+            found.append(on_host(losses))
+        losses = self._finite(found, free)
+        assert total is not None
+        return losses, [divided(x, len(losses)) for x in total]
+
+    def _finite(self, found: list[np.ndarray], free: Leaves | None) -> np.ndarray:
+        losses = np.concatenate(found)
+        return _given.finite(self.call, losses, perturbed=free is not None)
+
+
+def count(batch: PyTree) -> int:
+    """How many examples a batch has."""
+    return jax.tree.leaves(batch)[0].shape[0]
+
+
+def on_host(x: Any) -> np.ndarray:
+    """An array as NumPy's, the whole of it, wherever its parts are."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)
+
+
+def flat(leaves: Leaves) -> np.ndarray:
+    """Leaves as one vector on the host; no device holds the whole of a sharded one."""
+    return np.concatenate([on_host(x).reshape(-1) for x in leaves])
+
+
+@jax.jit
+def _add(total: Leaves, part: Leaves) -> Leaves:
+    return [t + p for t, p in zip(total, part, strict=True)]
