@@ -7,6 +7,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+COMPILING = "compiling"
+
 
 def console() -> Console:
     """The terminal; where there is none, lines wide enough for the tables."""
@@ -66,7 +68,7 @@ class Display:
         self._task = self._bar.add_task(
             f"{self._counter()} {title}",
             total=self._steps,
-            accuracy="compiling",
+            accuracy=COMPILING,
             left=self._left(0),
         )
 
@@ -81,6 +83,8 @@ class Display:
         shown: dict[str, Any] = {}
         if accuracy is not None:
             shown["accuracy"] = f"validation {accuracy:.1%}"
+        elif self._bar.tasks[-1].fields["accuracy"] == COMPILING:
+            shown["accuracy"] = ""
         self._bar.update(self._task, left=self._left(done), **shown)
 
     def end(self, result: str) -> None:

@@ -63,6 +63,15 @@ class Config(distributed.Options):
             help_behavior_hint="(default: no more)",
         ),
     ] = None
+    sharpness_every: Annotated[
+        int | None,
+        arg(
+            metavar="EPOCHS",
+            help="Epochs between two evaluations that measure sharpness, too: a multiple "
+            "of --evaluate-every.",
+            help_behavior_hint="(default: at the end only)",
+        ),
+    ] = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,10 +128,27 @@ def _check(config: Config) -> None:
     cli.at_least("evaluate-every", config.evaluate_every, 1)
     if config.checkpoint_every is not None:
         cli.at_least("checkpoint-every", config.checkpoint_every, 1)
+    if config.sharpness_every is not None:
+        _check_sharpness(config.sharpness_every, config.evaluate_every)
+
+
+def _check_sharpness(every: int, evaluate_every: int) -> None:
+    """It goes into records of evaluations; more of those would make more checkpoints."""
+    cli.at_least("sharpness-every", every, 1)
+    if every % evaluate_every:
+        raise cli.UsageError(
+            f"--sharpness-every must be a multiple of --evaluate-every, {evaluate_every}; "
+            f"got {every}"
+        )
 
 
 def _pace(config: Config) -> Pace:
-    return Pace(config.log_every, config.evaluate_every, config.checkpoint_every)
+    return Pace(
+        config.log_every,
+        config.evaluate_every,
+        config.checkpoint_every,
+        config.sharpness_every,
+    )
 
 
 def _folder(config: Config) -> Path:

@@ -1,6 +1,7 @@
 """The rise within a radius: closed forms, independent loops, devices, dtypes."""
 
 import functools
+import gc
 from typing import Any
 
 import jax
@@ -64,6 +65,32 @@ def test_at_a_minimum_it_is_half_the_largest_eigenvalue():
     assert measure(num_steps=40).value == pytest.approx(0.5 * 0.25 * 9.0, rel=1e-4)
 
 
+def test_a_saddle_is_climbed_where_it_rises():
+    """From a zero gradient, among nineteen directions that fall and one that rises."""
+
+    def loss_fn(w, batch):
+        return 0.5 * batch["x"] * (w[0] ** 2 - jnp.sum(w[1:] ** 2))
+
+    found = sharpness.sam_sharpness(
+        loss_fn, jnp.zeros(20), [{"x": jnp.ones(2)}], rho=1.0, num_steps=40, **quiet
+    )
+    assert found.value == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_step_to_where_there_is_no_loss_is_made_shorter():
+    def loss_fn(w, batch):
+        return -jnp.log(1.0 - w[0]) * batch["x"]
+
+    measure = functools.partial(
+        sharpness.sam_sharpness, loss_fn, jnp.zeros(1), [{"x": jnp.ones(2)}], **quiet
+    )
+    assert measure(rho=1.5, num_steps=4).value == pytest.approx(-np.log(0.25), rel=1e-3)
+    with pytest.raises(sharpness.NonFiniteError, match="smaller rho"):
+        measure(rho=1.5)
+    with pytest.raises(sharpness.NonFiniteError, match="smaller rho"):
+        measure(rho=1e6, num_steps=2)
+
+
 def test_steps_stop_inside_where_the_top_is():
     """A concave loss has its maximum within the radius; the best place counts."""
 
@@ -90,21 +117,26 @@ def test_adaptive_sharpness_is_the_closed_form_in_the_weights_own_units(steps):
 
 
 def relu_net(params, batch):
-    hidden = jnp.maximum(batch["x"] @ params["one"], 0)
+    hidden = jnp.maximum(batch["x"] @ params["one"] + params.get("bias", 0.0), 0)
     return (hidden @ params["two"])[:, 0] ** 2
 
 
 def test_rescaling_layers_changes_sharpness_and_not_adaptive_sharpness():
+    """Biases are to be measured by their size for that, too."""
     rng = np.random.default_rng(3)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
-    params = {"one": draw(4, 5), "two": draw(5, 1)}
-    scaled = {"one": 4.0 * params["one"], "two": 0.25 * params["two"]}
+    params = {"one": draw(4, 5), "two": draw(5, 1), "bias": draw(5)}
+    scaled = {name: 4.0 * params[name] for name in ("one", "bias")}
+    scaled["two"] = 0.25 * params["two"]
     batches = [{"x": draw(7, 4)}]
     plain, adaptive = (
         [measure(relu_net, p, batches, **options).value for p in (params, scaled)]
         for measure, options in (
             (sharpness.sam_sharpness, quiet),
-            (sharpness.adaptive_sharpness, {"eta": 0.0, "rho": 0.1, **quiet}),
+            (
+                sharpness.adaptive_sharpness,
+                {"eta": 0.0, "rho": 0.1, "adaptive_mask": True, **quiet},
+            ),
         )
     )
     assert adaptive[0] == pytest.approx(adaptive[1], rel=1e-4)
@@ -113,6 +145,7 @@ def test_rescaling_layers_changes_sharpness_and_not_adaptive_sharpness():
 
 @functools.cache
 def mlp_measured():
+    """One loss for all tests, so that they compile it once."""
     problem = mlp(n=10)
     return batched(problem.example_loss), problem.params, problem.batch
 
@@ -250,3 +283,19 @@ def test_a_second_measure_compiles_nothing():
         sharpness.sam_sharpness(loss_fn, scale * jnp.ones(3), [{"x": jnp.ones(4)}], **quiet)
     # The check of what the loss returns is one trace.
     assert len(traced) - before == 1
+
+
+def test_losses_that_are_gone_leave_no_arrays_behind():
+    """Each closes over an array of its own; the compiled functions of a few are kept."""
+    batches = [{"x": jnp.ones(2)}]
+    for i in range(20):
+        table = jnp.full((1234,), float(i))
+        sharpness.sam_sharpness(
+            lambda w, batch, table=table: batch["x"] * jnp.sum(table[:3] * w),
+            jnp.ones(3),
+            batches,
+            **quiet,
+        )
+    gc.collect()
+    # JAX keeps one more copy, as a constant.
+    assert sum(x.shape == (1234,) for x in jax.live_arrays()) <= 2 * 8 + 1

@@ -1,4 +1,4 @@
-"""What a run is looked at with: its metrics, the loss, and at its end sharpness."""
+"""What a run is looked at with: its metrics, the loss, and sharpness."""
 
 import functools
 from collections.abc import Iterator, Mapping

@@ -29,11 +29,14 @@ class Pace:
       log: steps between two lines of numbers; an epoch's end is one more.
       evaluate: epochs between two evaluations; each ends with a checkpoint.
       checkpoint: steps between checkpoints besides those; None: no others.
+      sharpness: epochs between two evaluations that measure sharpness, too, a multiple of
+        `evaluate`; the last one does as well. None: none does.
     """
 
     log: int = 50
     evaluate: int = 1
     checkpoint: int | None = None
+    sharpness: int | None = None
 
 
 class Loop:
@@ -161,13 +164,22 @@ class Loop:
 
     def _evaluate(self, number: int, state: TrainState) -> dict[str, Any]:
         epoch = number // self._job.steps_per_epoch
-        found = judging.evaluate(self._job, state)
+        found: dict[str, Any] = judging.evaluate(self._job, state)
+        if self._measures_sharpness(number):
+            found["sharpness"] = judging.sharpness(self._job, state)
         record = files.plain({"step": number, "epoch": epoch, **found})
         if self._metrics:
             self._metrics.evaluation(record)
         self._live.evaluated(record)
         self._clock = time.monotonic()
         return record
+
+    def _measures_sharpness(self, number: int) -> bool:
+        """Whether the evaluation behind this step does."""
+        every = self._pace.sharpness
+        if every is None:
+            return False
+        return number == self._job.steps or not number % (every * self._job.steps_per_epoch)
 
     def _save(
         self,

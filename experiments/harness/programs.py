@@ -70,6 +70,8 @@ class Programs(NamedTuple):
       judge: (state, rows) -> what is to be said of a batch in use.
       gradient: (state, rows) -> of the sum of the losses, likewise.
       uphill: (state, gradient) -> the state a fixed distance along the gradient.
+      losses: (weights and statistics, rows) -> the loss of each example, likewise: (n,);
+        not compiled, for programs that differentiate it.
       parameters: how many numbers are trained.
     """
 
@@ -79,6 +81,7 @@ class Programs(NamedTuple):
     judge: Callable[[TrainState, Rows], Judged]
     gradient: Callable[[TrainState, Rows], PyTree]
     uphill: Callable[[TrainState, PyTree], TrainState]
+    losses: Callable[[Variables, Rows], Float[Array, " n"]]
     parameters: int
 
 
@@ -125,6 +128,7 @@ def _programs(experiment: Experiment, mesh: Mesh, kind: Kind) -> Programs:
         everywhere(judge),
         everywhere(_gradient(judge)),
         everywhere(_uphill),
+        _losses(model, prepared, kind),
         _size(jax.eval_shape(init, jnp.int32(0)).params),
     )
 
@@ -146,6 +150,19 @@ def _preparation(experiment: Experiment, kind: Kind) -> Preparation:
     if kind.normalization is None:
         return preparation.of_texts(experiment.dropout)
     return preparation.of_images(experiment.augmentation, kind.normalization)
+
+
+def _losses(
+    model: PureModel, prepared: Preparation, kind: Kind
+) -> Callable[[Variables, Rows], Array]:
+    objective = objectives.objective(kind.classes)
+
+    def losses(variables: Variables, rows: Rows) -> Array:
+        params, rest = variables
+        outputs = model.logits(params, prepared.inputs(rows), rest)
+        return objective.losses(outputs, rows.labels)
+
+    return losses
 
 
 def _judge(

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _checks
 from .._tree import inner, norm, ratio
-from ._measured import Leaves
+from . import _given
+from ._measured import Leaves, scaled
 from ._problem import Problem, count, on_host
 
 FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
@@ -91,26 +92,20 @@ def gradient_alignment(
         loss_fn,
         params,
         batches,
-        mask=mask,
-        has_aux=has_aux,
-        num_microbatches=num_microbatches,
-        progress=progress,
+        mask,
+        has_aux,
+        num_microbatches,
+        progress,
     )
-    _checks.seed(problem.call, seed)
-    if not len(ks):
-        raise ValueError(
-            f"{problem.call}(ks={ks!r}): ks must hold at least one k; got none; leave it "
-            f"out for fractions from 1/16 to 1."
-        )
-    counts = [_checks.example_count(problem.call, "ks", k) for k in ks]
-    rng = np.random.default_rng(int(seed))
+    counts, rng = _counts(problem.call, ks), _given.generator(problem.call, seed)
     with problem.showing("alignment", 2):
         _, whole = problem.gradient()
+        _fit(problem, counts)
         rows = [_of_batch(problem, batch, counts, whole, rng) for batch in problem.each()]
     return Alignment(tuple(c.value for c in counts), *np.stack(rows, axis=1))
 
 
-def recommend_k(alignment: Alignment, least: Any = 0.7) -> int | float:
+def recommend_k(alignment: Alignment, least: Any = 0.9) -> int | float:
     r"""The smallest k whose gradient stands for the whole batch's.
 
     .. math:: \min \{ k : \mathrm{mean}_b \cos_b(k) \ge c \}
@@ -147,6 +142,27 @@ def recommend_k(alignment: Alignment, least: Any = 0.7) -> int | float:
     return next((k for k, mean in pairs if mean >= least - 1e-6), 1.0)
 
 
+def _counts(call: str, ks: Any) -> list[_checks.ExampleCount]:
+    rule = f"{call}(ks={ks!r}): ks must be a list of at least one k"
+    if not isinstance(ks, list | tuple | np.ndarray):
+        raise TypeError(f"{rule}; got type {type(ks).__name__}; pass [{ks!r}].")
+    if not len(ks):
+        raise ValueError(f"{rule}; got none; leave it out for fractions from 1/16 to 1.")
+    return [_checks.example_count(call, "ks", k) for k in ks]
+
+
+def _fit(problem: Problem, counts: list[_checks.ExampleCount]) -> None:
+    """Checks the sizes of the parts against all batches, before work is done on any."""
+    for n in problem.sizes:
+        numbers = [c.of(n) for c in counts]
+        if numbers != sorted(numbers):
+            ks = tuple(c.value for c in counts)
+            raise ValueError(
+                f"{problem.call}(ks={ks}): ks must go from small to large; of a batch of "
+                f"{n} examples they take {numbers}; sort them."
+            )
+
+
 def _of_batch(
     problem: Problem,
     batch: PyTree,
@@ -177,4 +193,5 @@ def _mean_of(rows: np.ndarray, n: int) -> Float[np.ndarray, " N"]:
 
 @jax.jit
 def _cosine(a: Leaves, b: Leaves) -> Float[Array, ""]:
+    (a, _), (b, _) = scaled(a), scaled(b)
     return ratio(inner(a, b), norm(a) * norm(b))

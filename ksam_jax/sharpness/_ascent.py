@@ -12,7 +12,7 @@ from .._perturbation import adaptive_leaves, adaptive_sizes, uphill
 from .._tree import norm, ratio
 from . import _given
 from ._directions import gaussian
-from ._measured import Leaves
+from ._measured import Leaves, scaled
 from ._problem import Problem
 
 
@@ -22,7 +22,8 @@ class Sharpness(NamedTuple):
     Attributes:
       clean_losses: of each example at the weights, shape (N,).
       perturbed_losses: of each at the top of the climb.
-      gradient_norm: Euclidean length of the gradient of the mean loss at the weights.
+      gradient_norm: Euclidean length of the gradient of the mean loss at the weights, over
+        the parameters that are perturbed.
       perturbation: what is added to the weights, a tree like the parameters.
     """
 
@@ -71,16 +72,19 @@ def sam_sharpness(
 
     With one step it is SAM's own estimate, :math:`\epsilon = \rho \nabla L / \|\nabla L\|`:
     cheap, and too low where the loss curves. With more it is found by projected gradient
-    ascent from there, whose steps halve when they no longer climb: a lower bound that
-    never falls with the number of steps. A zero gradient has no direction: one step then
-    says 0, and more begin at random.
+    ascent from there, whose steps halve when they no longer climb, or lead to where the
+    loss isn't finite: a lower bound, at least 0, that never falls with more steps. A zero
+    gradient has no direction: one step then says 0, and more begin at random.
 
     Args:
-      loss_fn: `(params, batch) -> (N,)`, one loss per example, as in training; in the
-        units of the loss is the result.
+      loss_fn: `(params, batch) -> (N,)`, one loss per example, as in training. As with
+        `jax.jit`, what it closes over is read when the function is first traced: what
+        changes between two calls, such as BatchNorm's statistics, belongs into `params`,
+        and out of `mask`.
       params: pytree of floating-point arrays, sharded or not; in float32 or wider.
-      batches: a list of batches, or what else can be iterated over again and again; each
-        as in training, all leaves with the leading axis N, which may differ.
+      batches: a list of batches, or what else can be iterated over again and again, with
+        the same examples in the same order; each as in training, all leaves with the
+        leading axis N, which may differ.
       rho: radius in the parameters' units, above 0.
       num_steps: gradient steps, at least 1; each is a pass over all batches.
       seed: of the random beginning.
@@ -96,7 +100,7 @@ def sam_sharpness(
 
     Raises:
       ValueError: if `rho` isn't above 0, `num_steps` below 1, there are no examples, the
-        loss has another shape or isn't finite.
+        loss has another shape, or it or its derivatives aren't finite (`NonFiniteError`).
       TypeError: if an argument has the wrong type, `batches` is a single batch or a used-up
         iterator, or `params` is traced.
 
@@ -116,14 +120,7 @@ def sam_sharpness(
       Generalization, ICML 2023.
     """
     problem = Problem(
-        "sam_sharpness",
-        loss_fn,
-        params,
-        batches,
-        mask=mask,
-        has_aux=has_aux,
-        num_microbatches=num_microbatches,
-        progress=progress,
+        "sam_sharpness", loss_fn, params, batches, mask, has_aux, num_microbatches, progress
     )
     sizes = [jnp.ones((), x.dtype) for x in problem.free]
     return _climb(problem, sizes, rho, num_steps, seed)
@@ -149,8 +146,9 @@ def adaptive_sharpness(
     .. math:: \max_{\|T^{-1} \epsilon\|_2 \le \rho} L(w + \epsilon) - L(w),
       \qquad T = |w| + \eta
 
-    Rescaling a layer and undoing it in the next doesn't change it (but for `eta`), while
-    it changes `sam_sharpness` and the Hessian at will.
+    Rescaling a layer and undoing it in the next doesn't change it, while it changes
+    `sam_sharpness` and the Hessian at will. (But for `eta`, and for leaves that aren't
+    measured by their size, by default biases.)
 
     Args:
       loss_fn: as in `sam_sharpness`.
@@ -195,10 +193,10 @@ def adaptive_sharpness(
         loss_fn,
         params,
         batches,
-        mask=mask,
-        has_aux=has_aux,
-        num_microbatches=num_microbatches,
-        progress=progress,
+        mask,
+        has_aux,
+        num_microbatches,
+        progress,
     )
     _checks.offset(problem.call, eta)
     flags = adaptive_leaves(problem.call, "adaptive_mask", adaptive_mask, problem.params)
@@ -214,38 +212,65 @@ def _climb(
     _checks.seed(problem.call, seed)
     with problem.showing("sharpness", 1 + num_steps):
         clean, gradient = problem.gradient()
-        length = _given.finite_length(problem.call, float(norm(gradient)))
+        gradient, scale = _scaled(gradient)
+        length = float(scale * norm(gradient))
         epsilon = _uphill(gradient, sizes, rho)
         if num_steps == 1:
             losses = problem.losses(_moved(problem.free, epsilon))
         else:
-            if not length:
-                gradient = gaussian(gradient, seed)
-            losses, epsilon = _ascend(problem, sizes, rho, num_steps, clean, gradient)
+            beginning = gradient if length else gaussian(gradient, seed)
+            climb = _Climb(problem, sizes, rho, clean, beginning, wanders=not length)
+            losses, epsilon = climb.best(num_steps)
     return Sharpness(clean, losses, length, problem.tree(epsilon))
 
 
-def _ascend(
-    problem: Problem,
-    sizes: Leaves,
-    rho: float,
-    num_steps: int,
-    clean: np.ndarray,
-    gradient: Leaves,
-) -> tuple[np.ndarray, Leaves]:
-    """The highest place that the steps find, and the losses there."""
-    best, losses, reach = [jnp.zeros_like(x) for x in problem.free], clean, rho
-    for _ in range(num_steps):
-        trial = _within(_moved(best, _uphill(gradient, sizes, reach)), sizes, rho)
-        found, there = problem.gradient(_moved(problem.free, trial))
-        if _mean(found) > _mean(losses):
-            best, losses, gradient = trial, found, there
-        else:
-            reach /= 2
-    return losses, best
+class _Climb:
+    """Projected gradient ascent from the weights, which remembers the highest place."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        sizes: Leaves,
+        rho: float,
+        clean: np.ndarray,
+        gradient: Leaves,
+        *,
+        wanders: bool,
+    ):
+        self._problem, self._sizes, self._rho = problem, sizes, rho
+        self._reach, self._gradient, self._wanders = rho, gradient, wanders
+        self._here = [jnp.zeros_like(x) for x in problem.free]
+        self._best, self._losses = self._here, clean
+
+    def best(self, num_steps: int) -> tuple[np.ndarray, Leaves]:
+        """The losses at the highest place that the steps find, and where it is."""
+        failed: _given.NonFiniteError | None = None
+        was_finite = False
+        for _ in range(num_steps):
+            try:
+                self._step()
+                was_finite = True
+            except _given.NonFiniteError as error:
+                self._reach, failed = self._reach / 2, error
+        if failed is not None and not was_finite:
+            raise failed
+        return self._losses, self._best
+
+    def _step(self) -> None:
+        ahead = _moved(self._here, _uphill(self._gradient, self._sizes, self._reach))
+        trial = _within(ahead, self._sizes, self._rho)
+        losses, gradient = self._problem.gradient(_moved(self._problem.free, trial))
+        if _mean(losses) > _mean(self._losses):
+            self._best, self._losses, self._wanders = trial, losses, False
+        elif not self._wanders:
+            self._reach /= 2
+            return
+        # From a random beginning it goes on downhill, too, until the way up is found.
+        self._here, self._gradient = trial, gradient
 
 
 _uphill = jax.jit(uphill)
+_scaled = jax.jit(scaled)
 
 
 @jax.jit

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from .. import _checks
+from . import _given
 from ._hessian import like_flat, product_on_host
 from ._lanczos import lanczos
 from ._problem import Problem
@@ -30,14 +31,19 @@ class Spectrum(NamedTuple):
 
         Args:
           at: where, shape (points,).
-          width: the Gaussian's standard deviation; None: a hundredth of the range.
+          width: the Gaussian's standard deviation, above 0; None: a hundredth of the range.
 
         Returns:
           Shape (points,); its integral is one.
+
+        Raises:
+          ValueError: if `width` isn't above 0.
         """
-        spread = float(np.ptp(self.nodes)) / 100
-        width = width or spread or 1e-3 * max(1.0, float(np.abs(self.nodes).max()))
-        distance = (np.asarray(at)[:, None, None] - self.nodes) / width
+        if width is None:
+            spread = float(np.ptp(self.nodes)) / 100
+            width = spread or 1e-3 * max(1.0, float(np.abs(self.nodes).max()))
+        _checks.positive("Spectrum.density", "width", width)
+        distance = (np.reshape(at, (-1, 1, 1)) - self.nodes) / width
         bells = np.exp(-0.5 * distance**2) / (width * np.sqrt(2 * np.pi))
         return np.mean(np.sum(self.weights * bells, axis=2), axis=1)
 
@@ -102,16 +108,15 @@ def spectral_density(
         loss_fn,
         params,
         batches,
-        mask=mask,
-        has_aux=has_aux,
-        num_microbatches=num_microbatches,
-        progress=progress,
+        mask,
+        has_aux,
+        num_microbatches,
+        progress,
     )
     _checks.size(problem.call, "num_steps", num_steps)
     _checks.size(problem.call, "num_samples", num_samples)
-    _checks.seed(problem.call, seed)
     steps = min(int(num_steps), problem.size)
-    rng = np.random.default_rng(int(seed))
+    rng = _given.generator(problem.call, seed)
     with problem.showing("spectrum", num_samples * steps):
         rows = [_quadrature(problem, rng, steps) for _ in range(num_samples)]
     nodes, weights = zip(*rows, strict=True)

@@ -120,6 +120,11 @@ def filter_normalized(
       Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018, section 4.
     """
     call = "filter_normalized"
+    if isinstance(filter_axis, bool) or not isinstance(filter_axis, int):
+        raise TypeError(
+            f"{call}(filter_axis={filter_axis!r}): filter_axis must be an integer; got "
+            f"type {type(filter_axis).__name__}; pass -1 or 0."
+        )
     params = _given.parameters(call, params)
     direction = _given.like_parameters(call, "direction", direction, params)
 
@@ -179,16 +184,22 @@ def plane_through(first: PyTree, second: PyTree, third: PyTree) -> Plane:
         others.append(jax.tree.map(jnp.subtract, point, origin))
     across, above = others
     width, reach = float(norm(across)), float(norm(above))
+    _apart(call, width, width)
     unit = jax.tree.map(lambda x: x / width, across)
     along = float(inner(unit, above))
     upward = jax.tree.map(lambda y, x: y - along * x, above, unit)
     height = float(norm(upward))
-    if not width or height <= ROUNDING * reach:
-        raise ValueError(
-            f"{call}: the three points must not lie on one line; got distances {width:g} "
-            f"from the first to the second, and {height:g} from the third to their line; "
-            f"pass three different solutions."
-        )
-    second_unit = jax.tree.map(lambda x: x / height, upward)
+    _apart(call, height, reach)
+    upward = jax.tree.map(lambda x: x / height, upward)
     coordinates = np.array([[0.0, 0.0], [width, 0.0], [along, height]])
-    return Plane(origin, [unit, second_unit], coordinates)
+    return Plane(origin, [unit, upward], coordinates)
+
+
+def _apart(call: str, distance: float, beside: float) -> None:
+    """Checks a distance between points, or of one from the line through the others."""
+    if not np.isfinite(distance) or distance <= ROUNDING * beside:
+        raise ValueError(
+            f"{call}: the three points must be finite, and not lie on one line; got a "
+            f"distance of {distance:g} between two of them, or of one from the line "
+            f"through the others; pass three different solutions."
+        )

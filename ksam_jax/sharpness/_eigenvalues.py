@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from .. import _checks
+from . import _given
 from ._hessian import like_flat, product_on_host
-from ._lanczos import Tridiagonal, tridiagonal
+from ._lanczos import ROUNDING, Tridiagonal, tridiagonal
 from ._problem import Problem
 
 # Products, if nobody says how many: so many, and so many more for each eigenvalue.
@@ -20,8 +21,8 @@ class Eigenvalues(NamedTuple):
 
     Attributes:
       values: shape (k,), in units of the loss per square of the parameters' units.
-      errors: how far each is at most from an eigenvalue of the Hessian, but for rounding:
-        the length of `H v - value v`.
+      errors: how far each is from an eigenvalue of the Hessian, estimated: the length of
+        `H v - value v`, and some units of the largest one's rounding.
       vectors: the eigenvectors, of length one, each a tree like the parameters.
     """
 
@@ -50,9 +51,9 @@ def top_eigenvalues(
 
     By the Lanczos iteration with full reorthogonalization, from matfree: one
     Hessian-vector product per step. Its basis, `num_steps` vectors of the parameters'
-    size, is in the host's memory. It converges at the ends of the spectrum first;
-    `errors` says how far it is, and more steps make them smaller. An eigenvalue that is
-    there several times takes more steps to be seen as often.
+    size, is in the host's memory, in passing up to five times. It converges at the ends
+    of the spectrum first; `errors` says how far it is, and more steps make them smaller. An
+    eigenvalue that is there several times takes more steps to be seen as often.
 
     Args:
       loss_fn: as in `sam_sharpness`; differentiable twice.
@@ -93,15 +94,14 @@ def top_eigenvalues(
         loss_fn,
         params,
         batches,
-        mask=mask,
-        has_aux=has_aux,
-        num_microbatches=num_microbatches,
-        progress=progress,
+        mask,
+        has_aux,
+        num_microbatches,
+        progress,
     )
     k, steps = _sizes(problem, k, num_steps)
-    _checks.seed(problem.call, seed)
-    like = like_flat(problem)
-    start = np.random.default_rng(int(seed)).standard_normal(like.shape).astype(like.dtype)
+    like, rng = like_flat(problem), _given.generator(problem.call, seed)
+    start = rng.standard_normal(like.shape).astype(like.dtype)
     with problem.showing("eigenvalues", steps):
         parts = tridiagonal(functools.partial(product_on_host, problem), start, steps)
     return _largest(problem, parts, k)
@@ -135,9 +135,11 @@ def _largest(problem: Problem, parts: list[Tridiagonal], k: int) -> Eigenvalues:
             (value, abs(part.remainder * vector[-1]), vector, part)
             for value, vector in zip(values, vectors.T, strict=True)
         ]
+    unit = max(float(np.finfo(x.dtype).eps) for x in problem.free)
+    rounding = ROUNDING * unit * max(abs(value) for value, *_ in found)
     found = sorted(found, key=lambda one: -one[0])[:k]
     return Eigenvalues(
         np.array([value for value, _, _, _ in found]),
-        np.array([error for _, error, _, _ in found]),
+        np.array([error + rounding for _, error, _, _ in found]),
         [problem.tree(problem.vector(v @ part.basis)) for _, _, v, part in found],
     )

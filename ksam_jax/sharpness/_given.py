@@ -1,6 +1,6 @@
 """Checks of what a measure is given: parameters, batches, the loss and its values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,17 +10,14 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from .. import _arguments, _checks
+from .._mask import resolve_mask
 from .._tree import widen
 from ._measured import Measured
 
 
 def parameters(call: str, params: PyTree) -> PyTree:
     """The parameters in float32 or wider, if they are real arrays outside of `jax.jit`."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
-        raise TypeError(
-            f"{call}(params=<traced>): params must be arrays, since a measure walks over "
-            f"batches on the host; call it outside of jax.jit, jax.vmap and jax.grad."
-        )
+    concrete(call, "params", params)
     arrays = _arguments.parameters(call, params)
     for path, leaf in jax.tree.leaves_with_path(arrays):
         if jnp.iscomplexobj(leaf):
@@ -32,6 +29,44 @@ def parameters(call: str, params: PyTree) -> PyTree:
     return jax.tree.map(widen, arrays)
 
 
+def concrete(call: str, name: str, tree: PyTree) -> None:
+    """Checks that nothing in it is traced, nor would be what is made of it."""
+    # Inside of jax.jit even a constant is traced.
+    if any(isinstance(x, Tracer) for x in (*jax.tree.leaves(tree), jnp.zeros(()))):
+        raise TypeError(
+            f"{call}({name}=<traced>): {name} must be arrays, since this runs on the host "
+            f"and not in a compiled program; call it outside of jax.jit, jax.vmap and "
+            f"jax.grad."
+        )
+
+
+def switches(call: str, has_aux: Any, progress: Any) -> None:
+    """Checks what says how the loss is called, and what is shown."""
+    if not isinstance(has_aux, bool):
+        raise TypeError(
+            f"{call}(has_aux={has_aux!r}): has_aux must be True or False; got type "
+            f"{type(has_aux).__name__}."
+        )
+    if not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(
+            f"{call}(progress={progress!r}): progress must be True, False or a function of "
+            f"two numbers; got type {type(progress).__name__}."
+        )
+
+
+def measured_leaves(call: str, mask: Any, params: PyTree) -> tuple[bool, ...]:
+    """Which leaves are measured, in order: those of the mask, or all."""
+    if mask is None:
+        return (True,) * len(jax.tree.leaves(params))
+    flags = tuple(jax.tree.leaves(resolve_mask(call, "mask", mask, params)))
+    if not any(flags):
+        raise ValueError(
+            f"{call}(mask=...): mask must name at least one parameter to measure; got "
+            f"none; leave it out for all."
+        )
+    return flags
+
+
 def batches(call: str, given: Any) -> Iterable[PyTree]:
     """The batches, if they can be iterated over more than once."""
     rule = f"{call}(batches=...): batches must be a list of batches, or another iterable"
@@ -39,9 +74,9 @@ def batches(call: str, given: Any) -> Iterable[PyTree]:
     if is_one or not isinstance(given, Iterable):
         raise TypeError(
             f"{rule} that isn't itself a batch; got type {type(given).__name__}; pass "
-            f"[batch]."
+            f"[batch], or list(batches)."
         )
-    if iter(given) is given:
+    if isinstance(given, Iterator):
         raise TypeError(
             f"{rule} that starts anew each time; got the iterator {type(given).__name__}, "
             f"which can be used once; pass list(batches)."
@@ -49,12 +84,20 @@ def batches(call: str, given: Any) -> Iterable[PyTree]:
     return given
 
 
-def nothing(call: str) -> ValueError:
-    """The error of a dataset without examples."""
-    return ValueError(
-        f"{call}(batches=...): batches must hold at least one batch of examples; got none; "
-        f"pass at least [batch]."
-    )
+def same_sizes(call: str, first: list[int], sizes: list[int]) -> list[int]:
+    """The sizes of a pass's batches, if there are any and they are those of the first."""
+    if not sizes and not first:
+        raise ValueError(
+            f"{call}(batches=...): batches must hold at least one batch of examples; got "
+            f"none; pass at least [batch]."
+        )
+    if first and sizes != first:
+        raise ValueError(
+            f"{call}(batches=...): batches must start anew each time, with the same "
+            f"examples in the same order; got {len(first)} batches of {sum(first)} "
+            f"examples first, and then {len(sizes)} of {sum(sizes)}; pass list(batches)."
+        )
+    return sizes
 
 
 def loss(call: str, measured: Measured, params: PyTree, batch: PyTree) -> None:
@@ -74,6 +117,10 @@ def loss(call: str, measured: Measured, params: PyTree, batch: PyTree) -> None:
     jax.eval_shape(values, params, batch)
 
 
+class NonFiniteError(ValueError):
+    """A loss or a gradient isn't finite, as those of a diverged run aren't."""
+
+
 def finite(call: str, losses: np.ndarray, *, perturbed: bool) -> np.ndarray:
     """The losses (N,), if all of them are finite."""
     bad = np.flatnonzero(~np.isfinite(losses))
@@ -84,21 +131,21 @@ def finite(call: str, losses: np.ndarray, *, perturbed: bool) -> np.ndarray:
         if perturbed
         else ("at params", "leave the example out, or measure other weights")
     )
-    raise ValueError(
+    raise NonFiniteError(
         f"{call}(loss_fn=...): loss_fn must return finite losses {where}; got "
         f"{losses[bad[0]]} for example {bad[0]}, counted over the batches ({len(bad)} of "
         f"{len(losses)} aren't finite); {remedy}."
     )
 
 
-def finite_length(call: str, length: float) -> float:
-    """The gradient's length, if it has one that can be divided by."""
-    if not np.isfinite(length):
-        raise ValueError(
-            f"{call}(loss_fn=...): the gradient of the mean loss must be finite at params; "
-            f"its length is {length}; scale the loss down, or measure other weights."
+def finite_derivative(call: str, is_finite: bool) -> None:
+    """Checks a gradient of the mean loss, or the Hessian times a vector."""
+    if not is_finite:
+        raise NonFiniteError(
+            f"{call}(loss_fn=...): the derivatives of loss_fn must be finite; got inf or "
+            f"nan where the losses themselves are finite; keep clear of places such as "
+            f"sqrt(0) and 0 ** 1.5, or scale the loss."
         )
-    return length
 
 
 def radius(call: str, rho: Any) -> float:
@@ -110,6 +157,7 @@ def radius(call: str, rho: Any) -> float:
 def like_parameters(call: str, name: str, tree: PyTree, params: PyTree) -> PyTree:
     """The tree, if it has the structure and the shapes of the parameters."""
     rule = f"{call}({name}=...): {name} must be a tree like params"
+    concrete(call, name, tree)
     if jax.tree.structure(tree) != jax.tree.structure(params):
         raise ValueError(
             f"{rule}, {jax.tree.structure(params)}; got {jax.tree.structure(tree)}."
@@ -121,4 +169,15 @@ def like_parameters(call: str, name: str, tree: PyTree, params: PyTree) -> PyTre
                 f"{rule}, with their shapes; got shape {jnp.shape(leaf)} of "
                 f"{name}{jax.tree_util.keystr(path)} for a parameter of {param.shape}."
             )
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"{rule}, of real numbers; got dtype {leaf.dtype} of "
+                f"{name}{jax.tree_util.keystr(path)}; pass its real part."
+            )
     return tree
+
+
+def generator(call: str, seed: Any) -> np.random.Generator:
+    """Random numbers of the host."""
+    _checks.seed(call, seed)
+    return np.random.default_rng(int(seed) % 2**64)

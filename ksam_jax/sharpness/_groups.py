@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int, PyTree
 
 from .. import _checks
-from . import _given, _measured
+from . import _given
 from ._problem import Problem, count, on_host
 
 
@@ -40,7 +40,6 @@ def m_sharpness(
     rho: Any = 0.05,
     mask: Any = None,
     has_aux: Any = False,
-    num_microbatches: Any = 1,
     progress: Any = True,
 ) -> MSharpness:
     r"""How much the loss of m examples rises when they climb alone, on average.
@@ -49,19 +48,18 @@ def m_sharpness(
       L_{S_i}(w + \epsilon) - L_{S_i}(w)
 
     by one step along each group's own gradient. What SAM makes small when m examples climb
-    together, on one device of several or with `sync_ascent=False`. A smaller m gives a
-    larger value.
+    together, on one device of several or with `sync_ascent=False`. A smaller m mostly
+    gives a larger value.
 
     Args:
       loss_fn: as in `sam_sharpness`; called on m examples.
       params: likewise.
       batches: likewise; each is cut into groups of m examples in order, and what is left
         over is a smaller group.
-      m: examples per group, at least 1 and at most those of the smallest batch.
+      m: examples per group, at least 1 and at most those of the first batch.
       rho: radius in the parameters' units, above 0.
       mask: as in `sam_sharpness`.
       has_aux: likewise.
-      num_microbatches: of each group; divides m.
       progress: as in `sam_sharpness`.
 
     Returns:
@@ -83,18 +81,9 @@ def m_sharpness(
       [0.15, 0.1, 0.1]
 
     Reference:
-      Foret et al., Sharpness-Aware Minimization, ICLR 2021, section 4.2.
+      Foret et al., Sharpness-Aware Minimization, ICLR 2021, section 4.1.
     """
-    problem = Problem(
-        "m_sharpness",
-        loss_fn,
-        params,
-        batches,
-        mask=mask,
-        has_aux=has_aux,
-        num_microbatches=num_microbatches,
-        progress=progress,
-    )
+    problem = Problem("m_sharpness", loss_fn, params, batches, mask, has_aux, 1, progress)
     _checks.size(problem.call, "m", m)
     return _measure(problem, int(m), _given.radius(problem.call, rho))
 
@@ -146,27 +135,32 @@ def per_example_sharpness(
       [0.5, 1.0, 2.0]
 
     Reference:
-      Foret et al., Sharpness-Aware Minimization, ICLR 2021, section 4.2, with m = 1.
+      Foret et al., Sharpness-Aware Minimization, ICLR 2021, section 4.1, with m = 1.
     """
     problem = Problem(
-        "per_example_sharpness",
-        loss_fn,
-        params,
-        batches,
-        mask=mask,
-        has_aux=has_aux,
-        progress=progress,
+        "per_example_sharpness", loss_fn, params, batches, mask, has_aux, 1, progress
     )
     return _measure(problem, 1, _given.radius(problem.call, rho)).rises
 
 
 def _measure(problem: Problem, m: int, rho: float) -> MSharpness:
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     with problem.showing("m-sharpness", 1):
-        found = [
-            group for batch in problem.each() for group in _climbs(problem, batch, m, rho)
-        ]
+        for batch in problem.each():
+            if not found:
+                _fits(problem, m, count(batch))
+            found.extend(_climbs(problem, batch, m, rho))
     clean, higher, sizes = map(np.concatenate, zip(*found, strict=True))
     return MSharpness(higher - clean, sizes)
+
+
+def _fits(problem: Problem, m: int, n: int) -> None:
+    """Checks m against the first batch; the last one is often smaller."""
+    if m > n:
+        raise ValueError(
+            f"{problem.call}(m={m}): m must be at most the number of examples of the first "
+            f"batch; got a batch of {n}; pass a smaller m, or larger batches."
+        )
 
 
 def _climbs(
@@ -174,18 +168,13 @@ def _climbs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Of whole groups, then of what is left over: mean losses before, after, and sizes."""
     n = count(batch)
-    if m > n:
-        raise ValueError(
-            f"{problem.call}(m={m}): m must be at most the number of examples of every "
-            f"batch; got a batch of {n}; pass a smaller m, or larger batches."
-        )
     batch, rest = jax.tree.map(_everywhere, batch), n % m
     for first, last, size in ((0, n - rest, m), (n - rest, n, rest)):
         if first == last:
             continue
         rows = jax.tree.map(lambda x: x[first:last].reshape(-1, size, *x.shape[1:]), batch)
-        args = (problem.measured, problem.free, problem.fixed, rows, np.float32(rho))
-        clean, higher = map(on_host, _measured.climbs(*args))
+        args = (problem.free, problem.fixed, rows, rho)
+        clean, higher = map(on_host, problem.compiled.climbs(*args))
         for losses, is_higher in ((clean, False), (higher, True)):
             _given.finite(problem.call, losses.reshape(-1), perturbed=is_higher)
         before, after = (np.mean(x, axis=1, dtype=np.float64) for x in (clean, higher))

@@ -64,10 +64,10 @@ def hessian_vector_product(
         loss_fn,
         params,
         batches,
-        mask=mask,
-        has_aux=has_aux,
-        num_microbatches=num_microbatches,
-        progress=progress,
+        mask,
+        has_aux,
+        num_microbatches,
+        progress,
     )
     leaves = _given.like_parameters(problem.call, "vector", vector, problem.params)
     along = [

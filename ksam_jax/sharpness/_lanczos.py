@@ -15,6 +15,8 @@ import numpy as np
 from jax.extend.core import Primitive
 from matfree import decomp
 
+from ._host import on_the_host
+
 # (n,) -> (n,), both on the host.
 Product = Callable[[np.ndarray], np.ndarray]
 
@@ -66,10 +68,10 @@ def lanczos(
     `most` are taken. That matfree is asked for `steps` whatever remains spares it from
     compiling anew.
     """
-    walk = _Walk(product, steps if most is None else most)
     iterate = decomp.tridiag_sym(steps, custom_vjp=False)
     # Behind the last product it may divide by zero, and that part is cut off.
-    with jax.disable_jit(), jax.default_device(_host_device()), jax.debug_nans(False):
+    with on_the_host() as outside, jax.disable_jit(), jax.debug_nans(False):
+        walk = _Walk(product, steps if most is None else most, outside)
         found = iterate(walk.multiply, jnp.asarray(start))
     basis, matrix = np.asarray(found.Q_tall), np.asarray(found.J_small, np.float64)
     taken = walk.taken
@@ -79,8 +81,8 @@ def lanczos(
 class _Walk:
     """The product as matfree gets it, which notices when a subspace is exhausted."""
 
-    def __init__(self, product: Product, most: int):
-        self._product, self._most = product, most
+    def __init__(self, product: Product, most: int, outside: Any):
+        self._product, self._most, self._outside = product, most, outside
         self._last: list[np.ndarray] = []
         self._scale = 0.0
         self.taken = 0
@@ -97,7 +99,7 @@ class _Walk:
         if not self.remainder or self.taken == self._most:
             return jnp.zeros_like(vector)
         given = np.asarray(vector)
-        with jax.disable_jit(False):
+        with self._outside():
             result = self._product(given)
         self.taken += 1
         # A symmetric matrix takes a vector of the basis no further back than this.
@@ -121,11 +123,3 @@ def _orthogonal(known: np.ndarray, vector: np.ndarray) -> np.ndarray:
     for _ in range(2):
         vector = vector - (known @ vector) @ known
     return vector
-
-
-def _host_device() -> Any:
-    """The host's, or where JAX was told to do without it the default one."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return jax.local_devices()[0]

@@ -1,14 +1,18 @@
 """The loss of a dataset along directions: the numbers of a landscape's picture."""
 
+from collections.abc import Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from . import _given, _measured
+from . import _given
+from ._measured import Leaves
 from ._problem import Problem, count, on_host
+
+# Points between two moves of the bar.
+AT_ONCE = 32
 
 
 def loss_along(
@@ -64,26 +68,36 @@ def loss_along(
       ICLR 2015; Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018.
     """
     problem = Problem(
-        "loss_along",
-        loss_fn,
-        params,
-        batches,
-        has_aux=has_aux,
-        num_microbatches=num_microbatches,
-        progress=progress,
+        "loss_along", loss_fn, params, batches, None, has_aux, num_microbatches, progress
     )
+    if not isinstance(directions, list | tuple) or not directions:
+        raise TypeError(
+            f"{problem.call}(directions=...): directions must be a list of at least one "
+            f"tree like params; got type {type(directions).__name__}; pass [direction]."
+        )
     along = [_like(problem, i, direction) for i, direction in enumerate(directions)]
     points = _points(problem.call, at, len(along))
+    parts = np.array_split(points, -(-len(points) // AT_ONCE))
     total, examples = np.zeros(len(points)), 0
-    with problem.showing("loss along directions", 1):
+    with problem.showing("loss along directions", len(parts)):
         for batch in problem.each():
-            args = (problem.measured, problem.free, problem.fixed, batch, along, points)
-            total += on_host(_measured.along(*args)).astype(np.float64)
+            total += np.concatenate(list(_sums(problem, batch, along, parts)))
             examples += count(batch)
     return total / examples
 
 
-def _like(problem: Problem, number: int, direction: PyTree) -> list[jax.Array]:
+def _sums(
+    problem: Problem, batch: PyTree, along: list[Leaves], parts: list[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The sums of a batch's losses at the points, a part of the points at a time."""
+    for i, points in enumerate(parts):
+        if i:
+            problem.advance()
+        args = (problem.free, problem.fixed, batch, along, points)
+        yield on_host(problem.compiled.along(*args)).astype(np.float64)
+
+
+def _like(problem: Problem, number: int, direction: PyTree) -> Leaves:
     name = f"directions[{number}]"
     tree = _given.like_parameters(problem.call, name, direction, problem.params)
     return [
@@ -93,7 +107,11 @@ def _like(problem: Problem, number: int, direction: PyTree) -> list[jax.Array]:
 
 
 def _points(call: str, at: Any, directions: int) -> Float[np.ndarray, "points directions"]:
-    points = np.asarray(at, np.float32)
+    points: Any
+    try:
+        points = np.asarray(at, np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
     if points.ndim == 1 and directions == 1:
         points = points[:, None]
     if points.ndim != 2 or not len(points) or points.shape[1] != directions:

@@ -3,12 +3,13 @@
 The functions are those of a loss and of the parameters that are measured; the others stay
 where they are. They are compiled once for each loss, by its identity, whichever measure
 asks and however often: a measure that is taken again and again during training compiles
-the first time only.
+the first time only. Those of the last few losses are kept, and what these close over.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 from .. import _forward
 from .._forward import Loss
 from .._perturbation import to_length
-from .._tree import norm
+from .._tree import all_finite, can_divide, norm
 
 # A list of the leaves of the measured parameters, in order.
 Leaves = list[Any]
@@ -85,7 +86,23 @@ class Measured:
         return Loss(of_free, self.has_aux, self.num_microbatches)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+class Compiled(NamedTuple):
+    """The functions below for one loss, compiled at their first use."""
+
+    losses: Callable[..., Any]
+    gradient: Callable[..., Any]
+    product: Callable[..., Any]
+    climbs: Callable[..., Any]
+    along: Callable[..., Any]
+
+
+@functools.lru_cache(maxsize=8)
+def compiled(measured: Measured) -> Compiled:
+    """The functions of a loss, without `measured` as their first argument."""
+    functions = (losses, gradient, product, climbs, along)
+    return Compiled(*[jax.jit(functools.partial(f, measured)) for f in functions])
+
+
 def losses(
     measured: Measured, free: Leaves, fixed: Leaves, batch: PyTree
 ) -> Float[Array, " N"]:
@@ -93,7 +110,6 @@ def losses(
     return _forward.forward(measured.loss(fixed), free, batch)[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def gradient(
     measured: Measured,
     free: Leaves,
@@ -106,7 +122,6 @@ def gradient(
     return found, total
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def product(
     measured: Measured, free: Leaves, fixed: Leaves, batch: PyTree, vector: Leaves
 ) -> tuple[Float[Array, " N"], Leaves]:
@@ -127,13 +142,13 @@ def product(
     return found, along
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def climbs(
     measured: Measured, free: Leaves, fixed: Leaves, groups: PyTree, rho: Any
 ) -> tuple[Float[Array, "groups m"], Float[Array, "groups m"]]:
     """Losses before and after each group of examples climbs along its own gradient.
 
-    One group after another, so that there is one copy of perturbed weights at a time.
+    One group after another, so that there is one copy of perturbed weights at a time. The
+    losses after are NaN where the gradient isn't finite.
     """
     loss = measured.loss(fixed)
     size = jax.tree.leaves(groups)[0].shape[1]
@@ -141,14 +156,15 @@ def climbs(
 
     def climb(rows: PyTree) -> tuple[Array, Array]:
         clean, _, gradient = _forward.weighted(loss, free, rows, mean)
-        epsilon = to_length(gradient, norm(gradient), rho)
+        direction, _ = scaled(gradient)
+        epsilon = to_length(direction, norm(direction), rho)
         higher = [x + e for x, e in zip(free, epsilon, strict=True)]
-        return clean, _forward.forward(loss, higher, rows)[0]
+        losses = _forward.forward(loss, higher, rows)[0]
+        return clean, jnp.where(all_finite(gradient), losses, jnp.nan)
 
     return jax.lax.map(climb, groups)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def along(
     measured: Measured,
     free: Leaves,
@@ -166,6 +182,13 @@ def along(
         return jnp.sum(losses, dtype=jnp.result_type(float))
 
     return jax.lax.map(at, points)
+
+
+def scaled(leaves: Leaves) -> tuple[Leaves, Float[Array, ""]]:
+    """Divided by the largest modulus, and that: squares of small numbers would vanish."""
+    most = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in leaves]))
+    by = jnp.where(can_divide(most), most, jnp.ones_like(most))
+    return [x / by.astype(x.dtype) for x in leaves], by
 
 
 def _moved(x: Array, directions: list[Array], point: Float[Array, " directions"]) -> Array:

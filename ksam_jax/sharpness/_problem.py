@@ -6,18 +6,19 @@ whole come to the host.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sized
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from .. import _arguments, _checks
-from .._mask import perturbed_leaves
-from .._tree import divided
+from .._tree import all_finite, divided
 from . import _given, _measured
 from ._measured import Leaves, Measured
 from ._progress import shown
@@ -39,9 +40,12 @@ class Problem:
     Attributes:
       call: of the user.
       params: all parameters, in float32 or wider.
-      measured: the loss, as what is compiled is told by it.
+      measured: which of their leaves the loss is seen as a function of.
+      compiled: its functions of a batch.
       free: the leaves that are measured.
       fixed: the others.
+      advance: moves the bar on by a batch, as `each` does behind every one.
+      sizes: how many examples each batch had in the first pass.
     """
 
     def __init__(
@@ -50,27 +54,26 @@ class Problem:
         loss_fn: Any,
         params: PyTree,
         batches: Any,
-        *,
-        mask: Any = None,
-        has_aux: Any = False,
-        num_microbatches: Any = 1,
-        progress: Any = False,
+        mask: Any,
+        has_aux: Any,
+        num_microbatches: Any,
+        progress: Any,
     ):
         _checks.function(call, "loss_fn", loss_fn)
+        _given.switches(call, has_aux, progress)
         parts = _checks.parts(call, "num_microbatches", num_microbatches)
-        if not isinstance(progress, bool):
-            _checks.function(call, "progress", progress)
         self.call = call
         self.params = _given.parameters(call, params)
-        flags = perturbed_leaves(call, mask, self.params)
-        leaves, treedef = jax.tree.flatten(self.params)
-        which = (True,) * len(leaves) if flags is None else tuple(jax.tree.leaves(flags))
+        which = _given.measured_leaves(call, mask, self.params)
+        treedef = jax.tree.structure(self.params)
         loss = _measured.hashable(loss_fn)
-        self.measured = Measured(loss, bool(has_aux), parts, treedef, which)
+        self.measured = Measured(loss, has_aux, parts, treedef, which)
+        self.compiled = _measured.compiled(self.measured)
         self.free, self.fixed = self.measured.split(self.params)
         self._batches = _given.batches(call, batches)
         self._progress = progress
-        self._advance: Callable[[], Any] = lambda: None
+        self.advance: Callable[[], Any] = lambda: None
+        self.sizes: list[int] = []
         self._checked: set[Any] = set()
 
     @property
@@ -81,25 +84,25 @@ class Problem:
     @contextlib.contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
         """Shows how far so many passes over the batches are."""
-        known = len(self._batches) if isinstance(self._batches, Sized) else None
-        total = None if known is None else passes * known
-        with shown(title, total, self._progress) as self._advance:
+        total = operator.length_hint(self._batches, -1)
+        total = None if total < 0 else passes * total
+        with shown(title, total, self._progress) as self.advance:
             yield
 
     def each(self) -> Iterator[PyTree]:
         """The batches as arrays, checked."""
-        found = False
+        sizes = []
         for batch in self._batches:
-            found = True
+            _given.concrete(self.call, "batches", batch)
             arrays = _arguments.batch_arrays(batch, self.call)
             kind = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arrays))
             if kind not in self._checked:
                 _given.loss(self.call, self.measured, self.params, arrays)
                 self._checked.add(kind)
+            sizes.append(count(arrays))
             yield arrays
-            self._advance()
-        if not found:
-            raise _given.nothing(self.call)
+            self.advance()
+        self.sizes = _given.same_sizes(self.call, self.sizes, sizes)
 
     def losses(self, free: Leaves | None = None) -> np.ndarray:
         """One loss per example at some weights, the measured ones by default: (N,)."""
@@ -109,7 +112,7 @@ class Problem:
     def losses_of(self, batch: PyTree, free: Leaves | None = None) -> np.ndarray:
         """Those of one batch, finite or not."""
         at = self.free if free is None else free
-        return on_host(_measured.losses(self.measured, at, self.fixed, batch))
+        return on_host(self.compiled.losses(at, self.fixed, batch))
 
     def gradient(self, free: Leaves | None = None) -> tuple[np.ndarray, Leaves]:
         """The losses, and the gradient of their mean."""
@@ -122,13 +125,13 @@ class Problem:
         """Of one batch, the losses and the gradient of their weighted sum."""
         weights = np.ones(count(batch), np.float32) if weights is None else weights
         at = self.free if free is None else free
-        return _measured.gradient(self.measured, at, self.fixed, batch, weights)
+        return self.compiled.gradient(at, self.fixed, batch, weights)
 
     def product(self, vector: Leaves) -> Leaves:
         """The Hessian of the mean loss times a vector."""
 
         def of(batch: PyTree) -> tuple[Any, Leaves]:
-            return _measured.product(self.measured, self.free, self.fixed, batch, vector)
+            return self.compiled.product(self.free, self.fixed, batch, vector)
 
         return self._mean(of, None)[1]
 
@@ -159,6 +162,7 @@ class Problem:
             found.append(on_host(losses))
         losses = self._finite(found, free)
         assert total is not None
+        _given.finite_derivative(self.call, bool(all_finite(total)))
         return losses, [divided(x, len(losses)) for x in total]
 
     def _finite(self, found: list[np.ndarray], free: Leaves | None) -> np.ndarray:
@@ -173,6 +177,11 @@ def count(batch: PyTree) -> int:
 
 def on_host(x: Any) -> np.ndarray:
     """An array as NumPy's, the whole of it, wherever its parts are."""
+    if isinstance(x, Tracer):
+        raise TypeError(
+            "loss_fn closes over a traced value, and a measure walks over batches on the "
+            "host; call it outside of jax.jit, jax.vmap and jax.grad."
+        )
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)

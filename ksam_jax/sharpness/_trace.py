@@ -1,5 +1,6 @@
 """The trace of the Hessian: curvature over all directions together."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from matfree import stochtrace
 
 from .. import _checks
 from ._hessian import like_flat, product_on_host
+from ._host import on_the_host
 from ._problem import Problem
 
 
@@ -86,25 +88,25 @@ def hessian_trace(
       Hutchinson, A Stochastic Estimator of the Trace of the Influence Matrix, 1990.
     """
     problem = Problem(
-        "hessian_trace",
-        loss_fn,
-        params,
-        batches,
-        mask=mask,
-        has_aux=has_aux,
-        num_microbatches=num_microbatches,
-        progress=progress,
+        "hessian_trace", loss_fn, params, batches, mask, has_aux, num_microbatches, progress
     )
     _checks.size(problem.call, "num_samples", num_samples, "an integer >= 2", least=2)
     _checks.seed(problem.call, seed)
+    with problem.showing("trace", num_samples), on_the_host() as outside:
+        sample = _sampler(problem, outside)
+        keys = jax.random.split(jax.random.key(seed), num_samples)
+        return Trace(np.array([sample(key) for key in keys]))
+
+
+def _sampler(problem: Problem, outside: Any) -> Callable[[jax.Array], jax.Array]:
+    """One estimate from a key; whole vectors are on the host only."""
     like = like_flat(problem)
     signs = stochtrace.sampler_signs(jnp.zeros(like.shape, like.dtype), num=1)
     quadratic_form = stochtrace.monte_carlo_trace()
 
     def product(vector: jax.Array) -> jax.Array:
-        return jnp.asarray(product_on_host(problem, np.asarray(vector)))
+        with outside():
+            found = product_on_host(problem, np.asarray(vector))
+        return jnp.asarray(found)
 
-    with problem.showing("trace", num_samples):
-        keys = jax.random.split(jax.random.key(seed), num_samples)
-        samples = [quadratic_form(product, signs(key)[0]) for key in keys]
-    return Trace(np.array(samples))
+    return lambda key: quadratic_form(product, signs(key)[0])

@@ -12,11 +12,14 @@ from experiments.configs.compare import DIGITS
 from experiments.models import MLP, pure
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _standard_promotion():
-    """Optax's cosine schedule mixes its count with floats, which strict JAX refuses."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
+    """Optax's cosine schedule mixes its count with floats, which strict JAX refuses.
+
+    Around everything: a fixture's place among other modules' is not sure with xdist.
+    """
     with jax.numpy_dtype_promotion("standard"):
-        yield
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from experiments.harness import costs, grid, tabulated
 from experiments.harness.grid import FAILED, Outcome
 from experiments.harness.loop import Loop
 from experiments.harness.stopping import StoppedError
+from experiments.plots import comparison
 
 # All tests read what one grid has left, so they belong into one process.
 pytestmark = pytest.mark.xdist_group("reproduce")
@@ -327,13 +328,13 @@ def test_another_setting_has_no_published_values():
 
 def test_published_values_are_hollow_in_the_picture(tmp_path, monkeypatch):
     drawn = []
-    draw = plots._draw
+    draw = comparison._draw
 
     def record(axes, name, point, *, hollow=False):
         drawn.append((name, round(point.y, 2), hollow))
         draw(axes, name, point, hollow=hollow)
 
-    monkeypatch.setattr(plots, "_draw", record)
+    monkeypatch.setattr(comparison, "_draw", record)
     plots.accuracy_against_cost(of_cifar(None), tmp_path / "a.png")
     hollow = [(name, y) for name, y, is_hollow in drawn if is_hollow]
     assert ("sgd", 78.32) in hollow

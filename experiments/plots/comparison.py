@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import report, wording
 from experiments.labels import Point, label_points
 from experiments.methods import METHODS
+from experiments.plots import style
 
 Content = Mapping[str, Any]
 
@@ -19,7 +19,6 @@ Content = Mapping[str, Any]
 APART = 0.035
 # A published value is so far to the left of the point that it belongs to.
 BESIDE = 0.03
-TEXT, GRID = "#222222", "#E5E5E5"
 
 
 def accuracy_against_cost(content: Content, path: Path) -> None:
@@ -31,7 +30,7 @@ def accuracy_against_cost(content: Content, path: Path) -> None:
       content: of results.json; methods without a cost or a result are left out.
       path: where to write.
     """
-    figure = Figure(figsize=(11, 6.6), dpi=150)
+    figure = style.figure()
     axes = figure.add_axes((0.08, 0.11, 0.9, 0.69))
     points = [
         _point(content, name, entry)
@@ -53,8 +52,7 @@ def accuracy_against_cost(content: Content, path: Path) -> None:
     _write_titles(figure, axes, content, has_published)
     others = [point for _, point in published]
     label_points(figure, axes, [point for _, point in points], 12, others)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    style.save(figure, path)
 
 
 def _point(content: Content, name: str, entry: Content) -> tuple[str, Point]:
@@ -97,20 +95,16 @@ def _frame(axes: Axes, points: list[tuple[str, Point]], baseline: str) -> None:
     axes.set_ylim(min(lows) - room, max(highs) + room)
     xs = [p.x for _, p in points]
     axes.set_xlim(min(0.5, min(xs) - 0.35), max(2.35, max(xs) + 0.35))
-    axes.axvline(1, color="#777777", lw=1.2, ls=(0, (4, 3)), zorder=1)
+    axes.axvline(1, color="#777777", lw=1.2, ls=style.DASHES, zorder=1)
     axes.annotate(
         f"{baseline}'s cost",
         (1, 0),
         xycoords=("data", "axes fraction"),
         xytext=(5, 6),
         textcoords="offset points",
-        color="#666666",
+        color=style.GREY,
         fontsize=10,
     )
-    axes.grid(color=GRID, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=11, colors=TEXT)
 
 
 def _draw(axes: Axes, name: str, point: Point, *, hollow: bool = False) -> None:
@@ -134,28 +128,19 @@ def _draw(axes: Axes, name: str, point: Point, *, hollow: bool = False) -> None:
 
 def _write_titles(figure: Figure, axes: Axes, content: Content, hollow: bool) -> None:
     baseline = wording.baseline_label(content)
-    axes.set_xlabel(
+    quoted = wording.quoted(content)
+    style.frame(
+        axes,
         f"floating-point operations per training step / {baseline}'s "
         "(equal ones are drawn side by side)",
-        fontsize=12,
+        f"{quoted}, %",
     )
-    quoted = wording.quoted(content)
-    axes.set_ylabel(f"{quoted}, %", fontsize=12)
     title = f"{wording.first_upper(quoted)} against the cost of a training step"
-    figure.text(0.02, 0.945, title, fontsize=17, fontweight="bold", color=TEXT)
     meaning = "; hollow: published" if hollow else ""
     lines = [report.title(content), report.accuracy_note(content) + meaning]
     # Splits differ more than methods do: what counts is the paired difference.
     lines += [_difference(*row) for row in report.difference_rows(_first(content))]
-    figure.text(
-        0.02,
-        0.93,
-        "\n".join(lines),
-        fontsize=11,
-        color="#555555",
-        linespacing=1.4,
-        va="top",
-    )
+    style.titles(figure, title, "\n".join(lines))
 
 
 def _first(content: Content) -> Content:
@@ -169,7 +154,3 @@ def _difference(what: str, points: str, interval: str) -> str:
     # One pair has no interval, and says so in a table only.
     _, alone, over = interval.rpartition("none: ")
     return f"{what}: {points} points" + (f" ({over})" if alone else f", {interval}")
-
-
-# Never a window: this runs on servers, and in tests.
-matplotlib.use("agg")

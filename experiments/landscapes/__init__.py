@@ -1,0 +1,1 @@
+"""The loss around the solutions that runs of `experiments.train` have found."""
