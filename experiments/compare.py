@@ -5,7 +5,8 @@ operations and time of a training step against SGD's, sharpness at the end; then
 paired differences between K-SAM and SGD, SAM, and K-SAM's examples without its climb.
 Hyperparameters are those that `python -m experiments.search` chose on validation.
 
-Writes OUT/DATASET/results.json and comparison.png. While it runs, finished parts are in
+Writes OUT/DATASET/results.json, comparison.png, and slice.png: the loss around each
+method's solutions on the first split. While it runs, finished parts are in
 results.partial.json beside them; the results of an earlier run stay until it is done.
 
 With its defaults it takes about a minute and a half on two cores, and needs no download.
@@ -16,7 +17,7 @@ Example: python -m experiments.compare --methods sgd sam k_sam --splits 10
 import datetime
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from tyro.conf import arg
 
 from experiments import choices, cli, cost, data, files, output, progress, results
 from experiments.configs.compare import PROTOCOLS, Protocol
+from experiments.flatness import slices
 from experiments.methods import DEFAULT
 from experiments.options import (
     DataDir,
@@ -34,7 +36,7 @@ from experiments.options import (
     MethodNames,
     chosen_methods,
 )
-from experiments.output import PICTURE, RESULTS
+from experiments.output import PICTURE, RESULTS, SLICE
 from experiments.splits import draw_test
 from experiments.study import Study, one_batch, prepare, steps, train_all
 
@@ -42,8 +44,11 @@ PROG = "python -m experiments.compare"
 
 
 @dataclass(frozen=True)
-class Config:
-    """Options of the comparison."""
+class Options:
+    """What is trained, and where results go.
+
+    Programs that train the compared methods have them in common.
+    """
 
     dataset: DatasetName = "digits"
     data_dir: DataDir = None
@@ -55,13 +60,6 @@ class Config:
             "batches, the same for all methods."
         ),
     ] = 5
-    splits: Annotated[
-        int,
-        arg(
-            help="Random splits into training, validation and test examples. With two or "
-            "more, intervals are over splits."
-        ),
-    ] = 1
     epochs: Annotated[
         int | None,
         arg(
@@ -93,43 +91,75 @@ class Config:
     ] = choices.FOLDER
 
 
+@dataclass(frozen=True)
+class Config(Options):
+    """Options of the comparison."""
+
+    splits: Annotated[
+        int,
+        arg(
+            help="Random splits into training, validation and test examples. With two or "
+            "more, intervals are over splits."
+        ),
+    ] = 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the comparison and returns the exit status."""
     config = cli.parse(Config, argv, PROG, __doc__ or "")
-    methods, protocol = _checked(config)
-    dataset = data.load(protocol.dataset, config.data_dir)
-    folder = cli.writable(config.out / config.dataset)
-    chosen = choices.best_available(config.dataset, config.label_noise, config.chosen)
+    methods, protocol = checked(config, config.splits)
     # Costs are ratios to SGD's, whether it is trained or not.
-    chosen.require({*methods, "sgd"})
-    study = prepare(dataset, protocol, chosen, config.seeds, config.label_noise)
+    study, folder = prepared(config, protocol, {*methods, "sgd"})
     console = progress.console()
     content = compare(study, config, methods, folder, console)
-    output.finish(folder, content, console)
-    print(f"written: {folder / RESULTS}, {folder / PICTURE}")
+    finished = output.finish(folder, content, console)
+    slices.draw(finished, folder / SLICE)
+    written = [folder / name for name in (RESULTS, PICTURE, SLICE)]
+    print(f"written: {', '.join(str(path) for path in written if path.exists())}")
     return 0
 
 
-def _checked(config: Config) -> tuple[list[str], Protocol]:
-    """The methods in the table's order, and the protocol with the options put in."""
-    cli.one_of("dataset", config.dataset, PROTOCOLS)
-    methods = chosen_methods(config.methods)
-    options = {"epochs": config.epochs, "batch_size": config.batch_size}
-    given = {name: value for name, value in options.items() if value is not None}
-    for name, value in {
-        "seeds": config.seeds,
-        "splits": config.splits,
-        **given,
-    }.items():
+def checked(options: Options, splits: int = 1) -> tuple[list[str], Protocol]:
+    """The methods in the table's order, and the protocol with the options put in.
+
+    Raises:
+      UsageError: if an option has a value that it can't have.
+    """
+    cli.one_of("dataset", options.dataset, PROTOCOLS)
+    methods = chosen_methods(options.methods)
+    changes = {"epochs": options.epochs, "batch_size": options.batch_size}
+    given = {name: value for name, value in changes.items() if value is not None}
+    for name, value in {"seeds": options.seeds, "splits": splits, **given}.items():
         cli.at_least(name.replace("_", "-"), value, 1)
-    cli.fraction("label-noise", config.label_noise)
-    protocol = replace(PROTOCOLS[config.dataset], **given)
+    cli.fraction("label-noise", options.label_noise)
+    protocol = replace(PROTOCOLS[options.dataset], **given)
     if protocol.batch_size > protocol.train:
         raise cli.UsageError(
             f"--batch-size {protocol.batch_size} is more than the {protocol.train} "
-            f"training examples of {config.dataset}"
+            f"training examples of {options.dataset}"
         )
     return methods, protocol
+
+
+def prepared(
+    options: Options, protocol: Protocol, required: Iterable[str]
+) -> tuple[Study, Path]:
+    """What is to be trained, and the folder of its results.
+
+    Args:
+      options: of the program.
+      protocol: with the options put in.
+      required: methods that must have hyperparameters.
+
+    Raises:
+      UsageError: if data or hyperparameters are missing, or the folder can't be written to.
+    """
+    dataset = data.load(protocol.dataset, options.data_dir)
+    folder = cli.writable(options.out / options.dataset)
+    noise = options.label_noise
+    chosen = choices.best_available(options.dataset, noise, options.chosen)
+    chosen.require(required)
+    return prepare(dataset, protocol, chosen, options.seeds, noise), folder
 
 
 def compare(
@@ -137,7 +167,7 @@ def compare(
 ) -> dict[str, Any]:
     """Trains and measures; returns the content of results.json."""
     started = time.monotonic()
-    about = _about(study, config, methods)
+    about = described(study, config, methods, config.splits, PROG)
     for note in about["notes"]:
         console.print(note, style="yellow")
 
@@ -148,7 +178,8 @@ def compare(
     def save(runs: results.Runs) -> None:
         output.keep(folder, content(runs, complete=False))
 
-    runs = train_all(study, methods, config.splits, console, save)
+    extra = slices.extra(study)
+    runs = train_all(study, methods, config.splits, console, save, extra)
     console.print("measuring time and operations of a step")
     values = {name: study.choices.choice(name, 0).values for name in {"sgd", *methods}}
     compiled = steps(study.model, study.protocol, one_batch(study), values)
@@ -156,21 +187,30 @@ def compare(
     return results.with_costs(content(runs, complete=True), costs)
 
 
-def _about(study: Study, config: Config, methods: list[str]) -> dict[str, Any]:
-    """What was run on what; no folders, since they say nothing about the result."""
-    dataset, protocol = study.dataset, study.protocol
-    noise, splits = config.label_noise, config.splits
+def described(
+    study: Study, options: Options, methods: list[str], splits: int, prog: str
+) -> dict[str, Any]:
+    """What is run on what; no folders, since they say nothing about the result.
+
+    Args:
+      study: what is trained.
+      options: of the program.
+      methods: in the table's order.
+      splits: how many.
+      prog: the program.
+    """
+    dataset, protocol, noise = study.dataset, study.protocol, options.label_noise
     return {
-        "command": cli.command(PROG, config),
+        "command": cli.command(prog, options),
         "date": datetime.date.today().isoformat(),
         "config": {
             "methods": methods,
-            "seeds": config.seeds,
+            "seeds": options.seeds,
             "splits": splits,
             "label_noise": noise,
         },
         "dataset": {
-            "name": config.dataset,
+            "name": options.dataset,
             "title": dataset.title,
             "source": dataset.source,
             "train": protocol.train,

@@ -15,12 +15,14 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from experiments import cli, large, markdown, noise, throughput
+from experiments import alignment, cli, large, markdown, noise, throughput
 from experiments.benchmarking import page
 from experiments.benchmarking.report import NOTES
 from experiments.configs.benchmark import CPU
 from experiments.devices import page as devices
+from experiments.flatness import report as flatness
 from experiments.markdown import how, table
+from experiments.report import title
 
 Content = Mapping[str, Any]
 PROG = "python -m experiments.figures"
@@ -163,6 +165,29 @@ def pod(contents: Sequence[Content], folder: str) -> str:
     return devices.computed(content, folder)
 
 
+def measured(contents: Sequence[Content], folder: str) -> str:
+    """How flat the loss is where each method ends, and what that says of its accuracy."""
+    del folder
+    (content,) = contents
+    parts = [
+        f"**{title(content)}**",
+        table(flatness.headers(content), flatness.rows(content)),
+        " ".join(flatness.notes(content)),
+        table(flatness.RANKS, flatness.rank_rows(content)),
+        how(content),
+    ]
+    return "\n\n".join(parts)
+
+
+def aligned(contents: Sequence[Content], folder: str) -> str:
+    """How k examples' gradient stands for the batch's, before training."""
+    del folder
+    (content,) = contents
+    return "\n\n".join(
+        [table(alignment.HEADERS, alignment.table_rows(content)), how(content)]
+    )
+
+
 def _spread(value: Mapping[str, float], form: str) -> str:
     return f"{value['mean']:{form}} ± {value['std']:{form}}"
 
@@ -253,6 +278,21 @@ BLOCKS = (
     *(
         Block(Path("docs/scaling.md"), name, (SCALING,), render)
         for name, render in {"sent": sent, "kept": kept, "computed": pod}.items()
+    ),
+    Block(
+        Path("docs/sharpness.md"),
+        "alignment",
+        (REFERENCE / "alignment" / "results.json",),
+        aligned,
+    ),
+    *(
+        Block(
+            Path("docs/sharpness.md"),
+            f"sharpness-{dataset}",
+            (REFERENCE / "sharpness" / dataset / "results.json",),
+            measured,
+        )
+        for dataset in ("digits", "mnist")
     ),
 )
 

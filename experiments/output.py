@@ -1,5 +1,6 @@
-"""What a comparison or a reproduced table leaves and shows at its end."""
+"""What a comparison or another table of methods leaves and shows at its end."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,22 @@ from rich.console import Console
 
 from experiments import files, plots, terminal
 
-RESULTS, PARTIAL, PICTURE = "results.json", "results.partial.json", "comparison.png"
+RESULTS, PARTIAL = "results.json", "results.partial.json"
+PICTURE, SLICE = "comparison.png", "slice.png"
 
 
 def keep(folder: Path, content: Mapping[str, Any]) -> None:
     """Writes what there is so far; an earlier run's results stay until all is done."""
     files.write_json(folder / PARTIAL, content)
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """What `keep` has written of a run that was stopped; {} if there is nothing."""
+    try:
+        found = json.loads((folder / PARTIAL).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def finish(folder: Path, content: Mapping[str, Any], console: Console) -> dict[str, Any]:

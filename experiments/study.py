@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 from rich.console import Console
 
 from experiments import cost
@@ -31,6 +31,41 @@ from experiments.training import (
 )
 
 LOOKS = 8
+
+
+class Trained(NamedTuple):
+    """A method's replicas at the end of their training.
+
+    Attributes:
+      params: of all replicas, stacked.
+      split: the number of the split.
+      train: the examples that they were trained on.
+    """
+
+    params: PyTree
+    split: int
+    train: Examples
+
+    @property
+    def replicas(self) -> int:
+        """How many there are."""
+        return jax.tree.leaves(self.params)[0].shape[0]
+
+
+class Extra(NamedTuple):
+    """What is measured of trained replicas besides the measures of `Evaluator`.
+
+    Attributes:
+      measure: (trained replicas, what to call with the steps that are done) -> entries for
+        the results.
+      steps: of each replica, as many training steps as that is worth on a progress bar.
+    """
+
+    measure: Callable[[Trained, Callable[[int], None]], dict[str, Any]]
+    steps: int = 0
+
+
+NOTHING = Extra(lambda trained, advance: {})
 
 
 class Study(NamedTuple):
@@ -74,11 +109,13 @@ def train_all(
     splits: int,
     console: Console,
     on_result: Callable[[Runs], None],
+    extra: Extra = NOTHING,
 ) -> Runs:
     """Trains the methods on splits 0, 1, ... and returns each one's results.
 
     All methods finish a split before the next begins, so that what a stopped run leaves
-    behind can be compared. `on_result` sees the results after each method.
+    behind can be compared. `on_result` sees the results after each method, `extra` the
+    trained replicas before.
     """
     trainers = {
         name: trainer(METHODS[name], study.model, study.protocol) for name in methods
@@ -89,10 +126,10 @@ def train_all(
             examples, test = _examples(study, split)
             for name in methods:
                 where = f"split {split}, " if splits > 1 else ""
-                steps = study.protocol.steps * study.seeds
+                steps = (study.protocol.steps + extra.steps) * study.seeds
                 display.begin(where + METHODS[name].label, steps)
                 result = _one_method(
-                    study, trainers[name], name, split, examples, test, display
+                    study, trainers[name], name, split, examples, test, extra, display
                 )
                 runs[name].append(result)
                 on_result(runs)
@@ -112,30 +149,54 @@ def _one_method(
     split: int,
     examples: TrainingSplit,
     test: Examples,
+    extra: Extra,
     display: Display,
 ) -> dict[str, Any]:
     start = time.monotonic()
     choice = study.choices.choice(name, split)
-    params = train(
-        trainer,
-        study.protocol,
-        examples.train,
-        same_but_seeds(range(study.seeds), choice.values),
-        _show_progress(study, examples.validation, display),
+    params = _trained(study, trainer, choice.values, examples, display)
+    found = _judged(study, params, examples, test)
+    more = extra.measure(Trained(params, split, examples.train), display.advance)
+    display.end(
+        f"validation {found['validation_accuracy'].mean():.1%}, "
+        f"test {found['test_accuracy'].mean():.1%}"
     )
-    measures = study.evaluator
-    validation = measures.accuracy(params, examples.validation)
-    accuracy = measures.accuracy(params, test)
-    display.end(f"validation {validation.mean():.1%}, test {accuracy.mean():.1%}")
     return {
         "split": split,
         "hyperparameters": choice.values,
         "chosen_on_split": choice.split,
-        "test_accuracy": accuracy,
-        "validation_accuracy": validation,
+        **found,
+        **more,
+        "seconds": round(time.monotonic() - start, 2),
+    }
+
+
+def _trained(
+    study: Study,
+    trainer: Trainer,
+    values: Hyperparameters,
+    examples: TrainingSplit,
+    display: Display,
+) -> PyTree:
+    """The parameters of all seeds, stacked."""
+    return train(
+        trainer,
+        study.protocol,
+        examples.train,
+        same_but_seeds(range(study.seeds), values),
+        _show_progress(study, examples.validation, display),
+    )
+
+
+def _judged(
+    study: Study, params: PyTree, examples: TrainingSplit, test: Examples
+) -> dict[str, Float[np.ndarray, " replicas"]]:
+    measures = study.evaluator
+    return {
+        "test_accuracy": measures.accuracy(params, test),
+        "validation_accuracy": measures.accuracy(params, examples.validation),
         "train_loss": measures.loss(params, examples.train),
         "sharpness": measures.sharpness(params, examples.train),
-        "seconds": round(time.monotonic() - start, 2),
     }
 
 

@@ -33,7 +33,8 @@ def test_every_python_block_runs_after_those_before_it(capsys: pytest.CaptureFix
     with jax.numpy_dtype_promotion("standard"):
         for block in blocks:
             exec(compile(block, "README.md", "exec"), namespace)
-    assert re.fullmatch(r"loss 0\.\d\d, rise 0\.\d{3} at 0\.050\n", capsys.readouterr().out)
+    wanted = r"loss 0\.\d\d, rise 0\.\d{3} at 0\.050\n0\.\d+ \[.*\] (0\.\d+|1\.0)\n"
+    assert re.fullmatch(wanted, capsys.readouterr().out)
 
 
 def test_the_code_about_several_devices_runs_in_order():
@@ -50,6 +51,15 @@ def test_the_code_about_several_devices_runs_in_order():
         check=True,
         timeout=300,
     )
+
+
+def test_the_code_about_sharpness_runs_in_order(capsys: pytest.CaptureFixture[str]):
+    page = (ROOT / "docs" / "sharpness.md").read_text(encoding="utf-8")
+    namespace: dict[str, object] = {}
+    with jax.numpy_dtype_promotion("standard"):
+        for block in _blocks("python", page):
+            exec(compile(block, "sharpness.md", "exec"), namespace)
+    assert len(capsys.readouterr().out.splitlines()) >= 5
 
 
 def _commands() -> list[list[str]]:

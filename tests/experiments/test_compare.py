@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from hand_chosen import write_choices
 
 from experiments import cli, compare, plots
+from experiments.flatness import slices
 from experiments.intervals import estimate
-from experiments.output import PARTIAL, PICTURE, RESULTS
+from experiments.output import PARTIAL, PICTURE, RESULTS, SLICE
 
 pytestmark = pytest.mark.xdist_group("compare")
 
@@ -44,8 +46,9 @@ def content(outcome):
 
 
 def test_files_are_written(outcome):
-    assert {path.name for path in outcome.iterdir()} == {RESULTS, PICTURE}
-    assert (outcome / PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in outcome.iterdir()} == {RESULTS, PICTURE, SLICE}
+    for name in (PICTURE, SLICE):
+        assert (outcome / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_run_is_in_the_results(content):
@@ -60,6 +63,30 @@ def test_every_run_is_in_the_results(content):
             hits = np.array(run_["test_accuracy"]) * 897
             np.testing.assert_allclose(hits, np.round(hits), atol=1e-6)
     assert content["methods"]["k_sam"]["cost"]["operations_vs_sgd"] < 0.85
+
+
+def test_slices_go_through_the_solutions_of_the_first_split(content):
+    for entry in content["methods"].values():
+        first, second = entry["runs"]
+        assert "slice" not in second
+        at, losses = (np.array(first["slice"][name]) for name in ("at", "losses"))
+        assert losses.shape == (2, *at.shape)
+        middle = losses[:, np.flatnonzero(at == 0)[0]]
+        np.testing.assert_allclose(middle, first["train_loss"], rtol=1e-5)
+        # Each seed has a direction of its own.
+        assert not np.isclose(losses[0, 0], losses[1, 0], rtol=1e-3)
+
+
+def test_a_slice_leaves_out_what_is_not_finite(tmp_path, content):
+    broken = json.loads(json.dumps(content))
+    broken["methods"]["sgd"]["runs"][0]["slice"]["losses"][0][3] = None
+    broken["methods"]["k_sam"]["runs"][0]["slice"]["losses"] = [[None] * 21] * 2
+    slices.draw(broken, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    # With nothing to draw, an older picture doesn't stay either.
+    del broken["methods"]["sgd"]
+    slices.draw(broken, tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_summaries_and_differences_follow_from_the_runs(content):
@@ -81,8 +108,8 @@ def test_summaries_and_differences_follow_from_the_runs(content):
 
 def test_how_it_was_made_is_in_the_results(content):
     assert content["command"] == (
-        "python -m experiments.compare --methods k_sam sgd --seeds 2 --splits 2 --epochs 2 "
-        "--label-noise 0.1 --out DIR --chosen DIR"
+        "python -m experiments.compare --methods k_sam sgd --seeds 2 --epochs 2 "
+        "--label-noise 0.1 --out DIR --chosen DIR --splits 2"
     )
     assert content["dataset"]["test"] == 897
     assert content["protocol"]["epochs"] == 2
@@ -100,7 +127,7 @@ def test_a_stopped_run_leaves_what_it_had_and_the_old_results(
     out.mkdir()
     (out / RESULTS).write_text('{"old": true}')
 
-    def stopped(study, methods, splits, console, on_result):
+    def stopped(study, methods, splits, console, on_result, extra):
         values = ("test_accuracy", "validation_accuracy", "train_loss", "sharpness")
         on_result({"sgd": [{name: [0.5] for name in values}]})
         raise KeyboardInterrupt
@@ -181,6 +208,6 @@ def test_help_explains_every_option(capsys):
     with pytest.raises(SystemExit, match="0"):
         run("--help")
     said = capsys.readouterr().out
-    for name in compare.Config.__annotations__:
-        assert f"--{name.replace('_', '-')}" in said
+    for field in fields(compare.Config):
+        assert f"--{field.name.replace('_', '-')}" in said
     assert "highest_loss (highest loss, no climb)" in said
