@@ -172,7 +172,12 @@ EACH_METHOD = ["mlp", "cnn_group_norm", "vit", "scan_checkpoint_dropout"]
     ("model", "method"),
     [
         *(on_one_worker(m, method) for m in EACH_METHOD for method in ("k_sam", "esam")),
-        *(on_one_worker(m, "both") for m in MODELS if m not in EACH_METHOD),
+        *(
+            pytest.param(m, "both", marks=(pytest.mark.xdist_group(m), pytest.mark.slow))
+            for m in MODELS
+            if m not in (*EACH_METHOD, "linen")
+        ),
+        on_one_worker("linen", "both"),
     ],
 )
 def test_a_shared_forward_pass_gives_the_recomputed_step(model, method, keep):

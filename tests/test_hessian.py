@@ -89,11 +89,11 @@ def test_the_trace_of_a_diagonal_hessian_is_exact():
 def test_the_density_has_the_moments_of_the_spectrum():
     q = known()
     found = sharpness.spectral_density(
-        q.loss_fn, q.params, q.batches, num_samples=40, **quiet
+        q.loss_fn, q.params, q.batches, num_samples=16, **quiet
     )
     np.testing.assert_allclose(found.weights.sum(axis=1), 1.0, rtol=1e-5)
     means = np.sum(found.weights * found.nodes, axis=1)
-    error = np.std(means, ddof=1) / np.sqrt(40)
+    error = np.std(means, ddof=1) / np.sqrt(16)
     assert abs(np.mean(means) - np.mean(SPECTRUM)) < 3.5 * error
     at = np.linspace(-30, 70, 4001)
     assert np.trapezoid(found.density(at, width=1.0), at) == pytest.approx(1, abs=1e-3)

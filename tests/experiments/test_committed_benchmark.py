@@ -90,6 +90,7 @@ def test_committed_memory_on_the_vit():
     assert 0.97 < figure(name, "vit", "sam", None, None) / theirs <= 1.03
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("committed")
 @pytest.mark.parametrize(
     ("method", "keep"), [("k_sam", "auto"), ("k_momentum_sam", "auto")]

@@ -10,6 +10,9 @@ from experiments.models import pure
 from experiments.splits import training_split
 from experiments.study import steps
 
+# One fixture for all of them, so one process.
+pytestmark = pytest.mark.xdist_group("cost")
+
 
 @pytest.fixture(scope="module")
 def costs(digits):

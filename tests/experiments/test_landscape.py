@@ -314,6 +314,7 @@ def quadratic(variables, rows):
     return (x**2 + 4 * y**2 + bend) * rows.labels / 3
 
 
+@pytest.mark.slow
 def test_the_spectrum_is_that_of_the_weights():
     found = measured.spectrum(made_up([1.0, 1.0], 0.0, 1.0, quadratic), look(7, 3), quiet)
     nodes, weights = found["nodes"], found["weights"]

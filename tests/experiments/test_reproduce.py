@@ -79,6 +79,7 @@ def row_of(folder, label):
 # What it leaves.
 
 
+@pytest.mark.slow
 def test_files_are_written(first):
     names = {path.name for path in first.iterdir() if path.is_file()}
     assert names == {"results.json", "comparison.png", "table.md", "cost.json", "lock"}
@@ -92,6 +93,7 @@ def test_files_are_written(first):
             assert (run_folder(first, method, seed) / "report.md").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "label"), [("sgd", "SGD"), ("k_sam", "K-SAM, k = 1/4")])
 def test_the_table_has_the_numbers_of_the_runs(first, method, label):
     runs = [result(first, method, seed) for seed in (0, 1)]
@@ -111,6 +113,7 @@ def test_the_table_has_the_numbers_of_the_runs(first, method, label):
     assert summary["validation_accuracy"] == pytest.approx(validation.mean())
 
 
+@pytest.mark.slow
 def test_differences_are_paired_by_seed(first):
     (found,) = read(first / "results.json")["differences"]
     pairs = [
@@ -125,6 +128,7 @@ def test_differences_are_paired_by_seed(first):
     assert found["high"] == pytest.approx(np.mean(pairs) + margin)
 
 
+@pytest.mark.slow
 def test_how_it_was_made_is_in_the_results(first):
     content = read(first / "results.json")
     assert content["complete"] is True
@@ -145,6 +149,7 @@ def test_how_it_was_made_is_in_the_results(first):
     assert entry["hyperparameters"]["rho"] == expected.rho
 
 
+@pytest.mark.slow
 def test_a_page_shows_it(first):
     text = figures.reproduced([read(first / "results.json")], "some/folder")
     assert "| " + " | ".join(row_of(first, "SGD")) + " |" in text
@@ -156,6 +161,7 @@ def test_a_page_shows_it(first):
 # What it repeats.
 
 
+@pytest.mark.slow
 def test_the_second_call_trains_and_measures_nothing(copy, monkeypatch, capsys):
     before = read(copy / "results.json")
     ending_in(AssertionError("trained again"), monkeypatch)
@@ -167,6 +173,7 @@ def test_the_second_call_trains_and_measures_nothing(copy, monkeypatch, capsys):
     assert "decoded" not in said
 
 
+@pytest.mark.slow
 def test_costs_are_measured_where_they_are_unknown(copy, monkeypatch):
     path = copy / "cost.json"
     kept = read(path)
@@ -203,6 +210,7 @@ def test_seeds_come_before_methods():
 # What it survives.
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_shown_and_not_tried_again_unless_told(copy, monkeypatch, capsys):
     shutil.rmtree(run_folder(copy, "sgd", 1))
     with monkeypatch.context() as patch:
@@ -229,6 +237,7 @@ def test_a_failed_run_is_shown_and_not_tried_again_unless_told(copy, monkeypatch
     assert not (run_folder(copy, "sgd", 1) / FAILED).exists()
 
 
+@pytest.mark.slow
 def test_a_method_may_fail_altogether(copy, monkeypatch):
     for seed in (0, 1):
         shutil.rmtree(run_folder(copy, "k_sam", seed))
@@ -246,6 +255,7 @@ def test_without_any_finished_run_there_is_one_line(tmp_path, monkeypatch, capsy
     assert said == f"error: all 4 runs failed; the first: {DIVERGED}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
@@ -386,6 +396,7 @@ def test_mistakes_cost_one_line(tmp_path, monkeypatch, capsys, options, line):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_runs_of_another_setting_are_not_taken_for_these(copy, capsys):
     options = ("--methods", "sgd", "--epochs", 2, "--out", copy.parent)
     assert call(*DIGITS, *options) == 2

@@ -201,14 +201,19 @@ def cross_entropy(logits, labels):
     ("task", "scores"),
     [
         ("glue/sst2", {"accuracy": lambda labels, told: (labels == told).mean()}),
-        ("glue/cola", {"matthews": matthews_corrcoef}),
-        ("glue/mnli", {"accuracy": lambda labels, told: (labels == told).mean()}),
-        (
+        pytest.param("glue/cola", {"matthews": matthews_corrcoef}, marks=pytest.mark.slow),
+        pytest.param(
+            "glue/mnli",
+            {"accuracy": lambda labels, told: (labels == told).mean()},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "glue/stsb",
             {
                 "spearman": lambda labels, told: correlation(stats.spearmanr, labels, told),
                 "pearson": lambda labels, told: correlation(stats.pearsonr, labels, told),
             },
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -512,6 +517,7 @@ def test_a_whole_training_may_be_a_rise(tmp_path):
 # ----------------------------------------------------------------------------------- BERT
 
 
+@pytest.mark.slow
 def test_a_bert_goes_on_from_the_very_weights_of_a_checkpoint(tmp_path, checkpoint):
     options = ("--pretrained", str(checkpoint), "--model", "bert_tiny", "--epochs", "1")
     argv = command("glue/sst2", *options, start=ADAMW)

@@ -49,6 +49,7 @@ def held_out(folder, value):
     return sum(scores) / SEEDS
 
 
+@pytest.mark.slow
 def test_values_are_ranked_by_their_seeds_mean_on_held_out_examples(whole):
     folder, found = whole
     content = json.loads((folder / "tune.json").read_text())
@@ -64,6 +65,7 @@ def test_values_are_ranked_by_their_seeds_mean_on_held_out_examples(whole):
     assert by_hand[0.001] < by_hand[0.3]
 
 
+@pytest.mark.slow
 def test_runs_are_what_was_asked_for(whole):
     for value in VALUES:
         for seed, found in enumerate(results(whole[0], value)):
@@ -73,6 +75,7 @@ def test_runs_are_what_was_asked_for(whole):
             assert mine["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_test_figures_are_neither_shown_nor_kept_with_the_choice(whole):
     folder, found = whole
     kept = (folder / "tune.json").read_text()
@@ -84,6 +87,7 @@ def test_test_figures_are_neither_shown_nor_kept_with_the_choice(whole):
             assert str(figure) not in kept
 
 
+@pytest.mark.slow
 def test_the_choice_does_not_depend_on_the_test_examples(whole, tmp_path):
     # The opposite figures there, and the same choice.
     folder = tmp_path / "digits_sgd" / "learning_rate"
@@ -98,6 +102,7 @@ def test_the_choice_does_not_depend_on_the_test_examples(whole, tmp_path):
     assert (here["found"], here["best"]) == (there["found"], there["best"])
 
 
+@pytest.mark.slow
 def test_the_command_has_no_private_folder(whole):
     folder, _ = whole
     kept = (folder / "tune.json").read_text()
@@ -109,6 +114,7 @@ def test_the_command_has_no_private_folder(whole):
     )
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_repeated(whole, tmp_path, monkeypatch):
     folder = tmp_path / "digits_sgd" / "learning_rate"
     shutil.copytree(whole[0], folder)
@@ -132,6 +138,7 @@ def test_what_is_done_is_not_repeated(whole, tmp_path, monkeypatch):
     assert any("0.2" in line and "failed" in line for line in found.out.splitlines())
 
 
+@pytest.mark.slow
 def test_a_value_with_a_failed_run_has_no_mean(whole, tmp_path, monkeypatch):
     folder = tmp_path / "digits_sgd" / "learning_rate"
     shutil.copytree(whole[0], folder)
@@ -148,6 +155,7 @@ def test_a_value_with_a_failed_run_has_no_mean(whole, tmp_path, monkeypatch):
     assert content["best"] != best
 
 
+@pytest.mark.slow
 def test_if_all_fail_it_is_one_line(tmp_path):
     found = search(tmp_path, values=("1e30", "2e30"))
     runs.assert_one_line(found, 1)
