@@ -1,9 +1,11 @@
 """Where arrays live on a mesh of Explicit axes, which their types say."""
 
+import contextlib
 import math
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
@@ -19,6 +21,20 @@ def placed_as(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(
         lambda x, y: reshard(x, spec_of(y)) if any(spec_of(y)) else x, tree, like
     )
+
+
+def on_mesh_of(batch: PyTree) -> contextlib.AbstractContextManager[Any]:
+    """Where JAX knows the mesh of a batch on Explicit axes, if nobody has set one.
+
+    A step that is vmapped over groups asks for it, to number them.
+    """
+    leaves = jax.tree.leaves(batch)
+    placed = [x for x in leaves if not jax.typeof(x).sharding.mesh.empty]
+    if not placed or not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    if isinstance(placed[0], Tracer):
+        return jax.sharding.use_abstract_mesh(jax.typeof(placed[0]).sharding.mesh)
+    return jax.set_mesh(placed[0].sharding.mesh)
 
 
 def sharding_for(x: Any) -> NamedSharding | None:

@@ -16,6 +16,7 @@ from ._mask import masked, perturbed_leaves
 from ._move import Recipe
 from ._passes import Problem
 from ._past_descent import PastDescent
+from ._placement import on_mesh_of
 from ._selection import Selection
 from ._state import SharpnessAwareState
 from ._step import take_step
@@ -81,7 +82,8 @@ def transformation(
         loss = Loss(loss_fn, has_aux, num_microbatches, loss_scale)
         problem = Problem(loss, batch, groups, axis)
         here = recipe._replace(flags=perturbed_leaves(call, mask, params))
-        gradient, state = take_step(here, problem, params, given, state, extra_args)
+        with on_mesh_of(batch):
+            gradient, state = take_step(here, problem, params, given, state, extra_args)
         gradient = _cast_like(gradient, params)
         return gradient, state if loss_scale is None else _judged(state, gradient)
 

@@ -538,13 +538,15 @@ def test_devices_may_lie_along_a_mesh_and_a_vmap_at_once():
     check_trees_equal(found, reference("k_sam", True).params)
 
 
-def test_explicit_axes_need_no_mesh_to_be_set():
+@pytest.mark.parametrize("name", ["k_sam", "random_sam"])
+def test_explicit_axes_need_no_mesh_to_be_set(name):
+    """Not even to draw other examples in each group."""
     here = mesh(AxisType.Explicit)
-    run = functools.partial(train, CASES["k_sam"].method(groups=8), loss_in_form("batch"))
+    run = functools.partial(train, CASES[name].method(groups=8), loss_in_form("batch"))
     params = jax.device_put(as_jax(start()), NamedSharding(here, P()))
     batches = jax.device_put(stacked(), NamedSharding(here, P(None, "data")))
     found = jax.device_get(quick_jit(run)(params, batches).params)
-    check_trees_equal(found, reference("k_sam", True).params)
+    check_trees_equal(found, reference(name, True).params)
 
 
 @pytest.mark.parametrize("common", [{}, {"groups": 4}, {"groups": 4, "sync_ascent": False}])
