@@ -9,7 +9,7 @@ trace. Prints them beside the test accuracy, and the rank correlation of each wi
 Writes OUT/DATASET/results.json. While it runs, what is done is in results.partial.json
 beside it; the same command again, after it was stopped, goes on from there.
 
-With its defaults it takes about a minute and a half on two cores, and needs no download.
+With its defaults it takes about two minutes on two cores, and needs no download.
 
 Example: python -m experiments.sharpness --methods sgd sam k_sam --seeds 3
 """
