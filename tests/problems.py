@@ -16,9 +16,10 @@ import pytest
 from jax import lax
 
 
-def on_one_worker(name, *values):
+def on_one_worker(name, *values, slow=False):
     """A test's parameters; tests of one name share compiled programs, so one process."""
-    return pytest.param(name, *values, marks=pytest.mark.xdist_group(name))
+    marks = [pytest.mark.xdist_group(name)] + [pytest.mark.slow] * slow
+    return pytest.param(name, *values, marks=marks)
 
 
 class Problem(NamedTuple):

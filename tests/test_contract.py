@@ -267,6 +267,8 @@ BASES = {
 }
 
 # `all_wrappers` has the four wrappers; one row takes each of them alone as well.
+# The others are made of the same parts.
+MAIN = ("sam", "k_sam", "esam", "f_sam", "momentum_sam")
 FOR_ALL_ROWS = ["clip_decay_schedule_momentum", "adamw", "muon", "all_wrappers"]
 
 
@@ -311,7 +313,11 @@ def chained_updates(name):
 @pytest.mark.parametrize(
     ("name", "base"),
     [
-        *(on_one_worker(name, base) for name in TABLE for base in FOR_ALL_ROWS),
+        *(
+            on_one_worker(name, base, slow=name not in MAIN)
+            for name in TABLE
+            for base in FOR_ALL_ROWS
+        ),
         *(on_one_worker("k_sam", base) for base in BASES if base not in FOR_ALL_ROWS),
     ],
 )

@@ -37,6 +37,8 @@ from problems import (
 import ksam_jax
 
 SHARED = ("all", "matmuls")
+# Together they take a minute, and each shows the same of another choice of residuals.
+ONE_BY_ONE = ("all", pytest.param("matmuls", marks=pytest.mark.slow))
 
 
 def both_shared():
@@ -167,17 +169,16 @@ def recomputed(model, method):
 EACH_METHOD = ["mlp", "cnn_group_norm", "vit", "scan_checkpoint_dropout"]
 
 
-@pytest.mark.parametrize("keep", SHARED)
+@pytest.mark.parametrize("keep", ONE_BY_ONE)
 @pytest.mark.parametrize(
     ("model", "method"),
     [
         *(on_one_worker(m, method) for m in EACH_METHOD for method in ("k_sam", "esam")),
         *(
-            pytest.param(m, "both", marks=(pytest.mark.xdist_group(m), pytest.mark.slow))
+            on_one_worker(m, "both", slow=m != "linen")
             for m in MODELS
-            if m not in (*EACH_METHOD, "linen")
+            if m not in EACH_METHOD
         ),
-        on_one_worker("linen", "both"),
     ],
 )
 def test_a_shared_forward_pass_gives_the_recomputed_step(model, method, keep):

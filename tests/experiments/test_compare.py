@@ -195,6 +195,7 @@ def test_mistakes_cost_one_line(tmp_path, monkeypatch, capsys, options, line):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_itself_exits_with_2_and_no_traceback():
     command = [sys.executable, "-m", "experiments.compare", "--methods", "smm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -108,7 +108,11 @@ def norm(network):
 # ------------------------------------------------------------------------------- steps
 
 
-@pytest.mark.parametrize("experiment", [SGD, SAM], ids=["sgd", "sam"])
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(SGD, marks=pytest.mark.slow), SAM],
+    ids=["sgd", "sam"],
+)
 def test_steps_on_eight_devices_are_those_worked_out_in_numpy(experiment):
     mine = prepared(experiment)
     assert (mine.mesh.size, mine.steps) == (8, 6)
@@ -135,7 +139,11 @@ def test_steps_on_eight_devices_are_those_worked_out_in_numpy(experiment):
     np.testing.assert_allclose(notes.loss, losses, rtol=1e-4)
 
 
-@pytest.mark.parametrize("experiment", [SGD, SAM], ids=["sgd", "sam"])
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(SGD, marks=pytest.mark.slow), SAM],
+    ids=["sgd", "sam"],
+)
 def test_one_device_and_eight_find_the_same_weights(experiment, monkeypatch):
     many, _ = trained(prepared(experiment))
     one_mesh = sharded.data_mesh(1)

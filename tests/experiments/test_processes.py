@@ -467,6 +467,7 @@ def test_a_cluster_that_cannot_be_joined_is_not_trained_on_alone(
     jax.config.update("jax_enable_preemption_service", True)
 
 
+@pytest.mark.slow
 def test_without_options_and_cluster_a_process_is_alone(tmp_path):
     [line] = subprocess.run(
         [

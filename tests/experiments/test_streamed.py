@@ -105,6 +105,7 @@ def whole():
     return Whole(folder, found.out, tuple(FETCHED))
 
 
+@pytest.mark.slow
 def test_it_ends_with_a_result_and_a_report():
     folder, out, _ = whole()
     result = json.loads((folder / "result.json").read_text())

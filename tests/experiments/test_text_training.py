@@ -241,6 +241,7 @@ def test_metrics_are_those_of_numpy(task, scores):
     assert len(np.unique(np.round(found["train"][0], 3), axis=0)) > 2
 
 
+@pytest.mark.slow
 def test_the_first_of_two_metrics_is_quoted_and_both_are_there():
     labels = np.array([1, 0, 1])
     assert f1_score(labels, [1, 1, 0]) == 0.5
@@ -274,6 +275,7 @@ def test_what_is_said_names_the_metric(task, key, name, what):
     assert f"validation {both}" in lines[-1]
 
 
+@pytest.mark.slow
 def test_the_mismatched_half_of_mnli_is_reported():
     page = (whole("glue/mnli")[0] / "report.md").read_text()
     assert "| GLUE validation, mismatched accuracy, % |" in page
@@ -363,6 +365,7 @@ def test_a_key_follows_from_seed_epoch_and_example():
     assert preparation.of_texts(0.0).batch(rows([0, 1]), jnp.int32(0)).key is None
 
 
+@pytest.mark.slow
 def test_both_passes_of_a_step_drop_the_same():
     # A climb so short that the second pass has the first one's gradient, but for its key.
     tx = ksam_jax.k_sam(1e-6, k=0.5)

@@ -132,6 +132,7 @@ def test_labels_of_no_class_are_refused(tmp_path, monkeypatch):
 # ----------------------------------------------------------------------------- folders
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_folder(tmp_path):
     with folder.claimed(tmp_path):
         found = runs.run(tmp_path)
