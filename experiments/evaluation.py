@@ -4,7 +4,7 @@ Everything takes parameters with a leading axis of replicas and returns arrays
 (replicas,). Examples pass in chunks, so that no network sees ten thousand at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -47,9 +47,10 @@ def evaluator(model: PureModel, protocol: Protocol) -> Evaluator:
         logits = model.logits(params, examples.inputs, model.nothing)
         return jnp.sum(hits(logits, examples.labels))
 
+    losses = losses_of(model)
+
     def total_loss(params: PyTree, examples: Examples) -> Array:
-        logits = model.logits(params, examples.inputs, model.nothing)
-        return jnp.sum(cross_entropy(logits, examples.labels))
+        return jnp.sum(losses(params, examples))
 
     count = _over_replicas(correct, protocol)
     loss = _over_replicas(total_loss, protocol)
@@ -77,7 +78,7 @@ def _over_replicas(total: Callable[..., Any], protocol: Protocol) -> Callable[..
     compiled = jax.jit(over_group(total, protocol, in_axes=(0, None)))
 
     def one_group(params: PyTree, examples: Examples) -> PyTree:
-        sums = [compiled(params, chunk) for chunk in _chunks(examples)]
+        sums = [compiled(params, chunk) for chunk in chunks(examples, CHUNK)]
         return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *sums)
 
     def all_groups(params: PyTree, examples: Examples) -> PyTree:
@@ -87,9 +88,25 @@ def _over_replicas(total: Callable[..., Any], protocol: Protocol) -> Callable[..
     return all_groups
 
 
-def _chunks(examples: Examples) -> Iterator[Examples]:
-    for i in range(0, examples.number, CHUNK):
-        yield Examples(examples.inputs[i : i + CHUNK], examples.labels[i : i + CHUNK])
+def losses_of(model: PureModel) -> Callable[[PyTree, Examples], Array]:
+    """The cross-entropy of each example, as in use.
+
+    To be made once for all replicas: what is compiled is so for its identity.
+    """
+
+    def losses(params: PyTree, examples: Examples) -> Array:
+        logits = model.logits(params, examples.inputs, model.nothing)
+        return cross_entropy(logits, examples.labels)
+
+    return losses
+
+
+def chunks(examples: Examples, size: int) -> list[Examples]:
+    """All examples in order, the last chunk smaller if they don't divide."""
+    return [
+        Examples(examples.inputs[i : i + size], examples.labels[i : i + size])
+        for i in range(0, examples.number, size)
+    ]
 
 
 def hits(logits: Array, labels: Array) -> Array:

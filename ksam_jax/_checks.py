@@ -85,6 +85,7 @@ def dynamic_scale(call: str, interval: Any, factor: Any, **bounds: Any) -> None:
 
 
 def positive(call: str, name: str, value: Any) -> None:
+    """Checks that `value` is a finite number above zero, or a traced scalar."""
     rule = "a finite number > 0"
     scalar(call, name, value, rule, lambda s: s > 0 and math.isfinite(s))
 

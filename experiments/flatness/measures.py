@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
-from experiments.evaluation import RADIUS
-from experiments.flatness.solutions import BATCH, Losses, in_batches, losses_of, replica
+from experiments.evaluation import RADIUS, losses_of
+from experiments.flatness.solutions import BATCH, Losses, in_batches, replica
 from experiments.study import Extra, Study, Trained
 from ksam_jax import sharpness
 

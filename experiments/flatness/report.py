@@ -47,7 +47,7 @@ def _spread(entry: Content, name: str) -> Content:
 
 
 def _exponents(content: Content) -> dict[str, int]:
-    """Of each column the power of ten, -3 or -6, that spares small values their zeros."""
+    """Of each column the power of a thousand that spares small values their zeros."""
     entries = content["methods"].values()
     return {
         name: _exponent([_spread(entry, name)["mean"] or 0.0 for entry in entries])

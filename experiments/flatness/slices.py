@@ -14,7 +14,8 @@ from jaxtyping import Float, PyTree
 
 from experiments import plots, report
 from experiments.data import Examples
-from experiments.flatness.solutions import Losses, in_batches, losses_of, replica
+from experiments.evaluation import losses_of
+from experiments.flatness.solutions import Losses, in_batches, replica
 from experiments.methods import METHODS
 from experiments.study import Extra, Study, Trained
 from ksam_jax import sharpness

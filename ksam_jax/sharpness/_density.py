@@ -8,7 +8,7 @@ from jaxtyping import Float, PyTree
 
 from .. import _checks
 from . import _given
-from ._hessian import like_flat, product_on_host
+from ._hessian import normal_on_host, product_on_host
 from ._lanczos import lanczos
 from ._problem import Problem
 
@@ -127,8 +127,7 @@ def _quadrature(
     problem: Problem, rng: np.random.Generator, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points and weights from one random vector, as many as there are steps."""
-    like = like_flat(problem)
-    start = rng.standard_normal(like.shape).astype(like.dtype)
+    start = normal_on_host(problem, rng)
     product = functools.partial(product_on_host, problem)
     nodes, vectors = np.linalg.eigh(lanczos(product, start, steps).matrix)
     # Steps that weren't needed, since the vector's subspace was exhausted.

@@ -8,7 +8,7 @@ from jaxtyping import Float, PyTree
 
 from .. import _checks
 from . import _given
-from ._hessian import like_flat, product_on_host
+from ._hessian import normal_on_host, product_on_host
 from ._lanczos import ROUNDING, Tridiagonal, tridiagonal
 from ._problem import Problem
 
@@ -100,8 +100,7 @@ def top_eigenvalues(
         progress,
     )
     k, steps = _sizes(problem, k, num_steps)
-    like, rng = like_flat(problem), _given.generator(problem.call, seed)
-    start = rng.standard_normal(like.shape).astype(like.dtype)
+    start = normal_on_host(problem, _given.generator(problem.call, seed))
     with problem.showing("eigenvalues", steps):
         parts = tridiagonal(functools.partial(product_on_host, problem), start, steps)
     return _largest(problem, parts, k)

@@ -83,6 +83,12 @@ def product_on_host(problem: Problem, vector: np.ndarray) -> np.ndarray:
     return flat(problem.product(problem.vector(vector)))
 
 
+def normal_on_host(problem: Problem, rng: np.random.Generator) -> np.ndarray:
+    """A random flat vector, to begin Lanczos with."""
+    like = like_flat(problem)
+    return rng.standard_normal(like.shape).astype(like.dtype)
+
+
 def like_flat(problem: Problem) -> jax.ShapeDtypeStruct:
     """Shape and dtype of all measured parameters as one vector."""
     return jax.ShapeDtypeStruct(

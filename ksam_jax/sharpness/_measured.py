@@ -130,12 +130,11 @@ def product(
     The derivative of the gradient in the vector's direction: forward over reverse, which
     costs about two gradients and keeps twice one's residuals.
     """
-    loss = measured.loss(fixed)
     count = jax.tree.leaves(batch)[0].shape[0]
     ones = jnp.ones((count,), jnp.result_type(float))
 
     def of_free(free: Leaves) -> tuple[Leaves, Array]:
-        found, _, total = _forward.weighted(loss, free, batch, ones)
+        found, total = gradient(measured, free, fixed, batch, ones)
         return total, found
 
     _, along, found = jax.jvp(of_free, (free,), (vector,), has_aux=True)

@@ -106,24 +106,23 @@ class Problem:
 
     def losses(self, free: Leaves | None = None) -> np.ndarray:
         """One loss per example at some weights, the measured ones by default: (N,)."""
-        found = [self.losses_of(batch, free) for batch in self.each()]
-        return self._finite(found, free)
-
-    def losses_of(self, batch: PyTree, free: Leaves | None = None) -> np.ndarray:
-        """Those of one batch, finite or not."""
         at = self.free if free is None else free
-        return on_host(self.compiled.losses(at, self.fixed, batch))
+        run = self.compiled.losses
+        found = [on_host(run(at, self.fixed, batch)) for batch in self.each()]
+        return self._finite(found, free)
 
     def gradient(self, free: Leaves | None = None) -> tuple[np.ndarray, Leaves]:
         """The losses, and the gradient of their mean."""
-        at = self.free if free is None else free
-        return self._mean(lambda batch: self.weighted(batch, None, at), free)
+
+        def of(batch: PyTree) -> tuple[Any, Leaves]:
+            return self.weighted(batch, np.ones(count(batch), np.float32), free)
+
+        return self._mean(of, free)
 
     def weighted(
-        self, batch: PyTree, weights: np.ndarray | None, free: Leaves | None = None
+        self, batch: PyTree, weights: np.ndarray, free: Leaves | None = None
     ) -> tuple[Any, Leaves]:
         """Of one batch, the losses and the gradient of their weighted sum."""
-        weights = np.ones(count(batch), np.float32) if weights is None else weights
         at = self.free if free is None else free
         return self.compiled.gradient(at, self.fixed, batch, weights)
 

@@ -13,11 +13,11 @@ import pytest
 
 from experiments import cli, figures, files, sharpness
 from experiments.data import Examples
-from experiments.evaluation import evaluator
+from experiments.evaluation import evaluator, losses_of
 from experiments.figures import Block, measured
 from experiments.flatness import measures, report, tabulated
 from experiments.flatness.measures import LOSS, MEASURES, Value
-from experiments.flatness.solutions import in_batches, losses_of, replica
+from experiments.flatness.solutions import in_batches, replica
 from experiments.output import PARTIAL, RESULTS
 from experiments.splits import training_split
 from experiments.study import Trained
