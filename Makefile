@@ -1,11 +1,15 @@
 # Each target does everything it needs from a fresh machine with Python 3.11 or newer.
-PYTHON ?= python3
-VENV   ?= .venv
-PARITY ?= .venv-parity
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+PYTHON  ?= python3
+# Of `make test-all`, which needs all of them: python3.11, python3.12, python3.13.
+PYTHONS ?= 3.11 3.12 3.13
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --editable
+PYTEST  := -m pytest -n auto --dist loadgroup
 
-.PHONY: demo benchmark test test-slow parity check format clean
+.PHONY: demo benchmark test test-slow test-all test-lowest $(PYTHONS:%=test-%) \
+	docs parity package check format clean
 
 demo: $(STAMP)  ## Compare all methods on digits: results/digits/
 	$(BIN)/python -m experiments.compare
@@ -14,13 +18,29 @@ benchmark: $(STAMP)  ## Time, operations and memory of every method: results/ben
 	$(BIN)/python -m experiments.benchmark
 
 test: check  ## Formatter, linter, type checker, then every test but the slow ones
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)  ## The slow tests, which CI runs as well
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m slow
+	$(BIN)/python $(PYTEST) -m slow
 
-parity: $(PARITY)/.installed  ## Compare our BERT with transformers', in an environment of its own (6 GB)
-	$(PARITY)/bin/python -m pytest tests/parity
+test-all: test test-slow docs package $(PYTHONS:%=test-%) test-lowest  ## Everything, on all Pythons
+
+$(PYTHONS:%=test-%): test-%: .venv-%/.installed  ## `make test` with one Python, such as test-3.12
+	.venv-$*/bin/python $(PYTEST) -m "not slow"
+
+test-lowest: .venv-lowest/.installed  ## The same with the oldest versions that pyproject.toml allows
+	.venv-lowest/bin/python $(PYTEST) -m "not slow"
+
+docs: .venv-docs/.installed  ## The documentation, strictly, into site/
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+package: $(STAMP)  ## Wheel and sdist into dist/, and both tried in empty environments
+	rm -rf dist .venv-package
+	$(BIN)/python -m build --outdir dist
+	sh tests/package.sh $(PYTHON) .venv-package dist/*
+
+parity: .venv-parity/.installed  ## Compare our BERT with transformers', in an environment of its own (6 GB)
+	.venv-parity/bin/python -m pytest tests/parity
 
 check: $(STAMP)  ## Formatter, linter and type checker, changing nothing
 	$(BIN)/ruff format --check .
@@ -31,19 +51,33 @@ format: $(STAMP)  ## Apply the formatter and the linter's safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Written last, so that an interrupted install is done again.
+# Each is written last, so that an interrupted install is done again.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"ksam_jax needs Python 3.11 or newer; {sys.executable} is {v.major}.{v.minor}. Name another: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
-		--constraint constraints.txt --editable '.[experiments,test]'
+	$(BIN)/python $(INSTALL) '.[experiments,test]' --constraint constraints.txt
 	touch $@
 
-$(PARITY)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(PARITY)
-	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
-		--constraint constraints.txt --editable '.[experiments,test,parity]'
+.venv-parity/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(INSTALL) '.[experiments,test,parity]' --constraint constraints.txt
 	touch $@
 
-clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) $(PARITY) .pytest_cache .ruff_cache .hypothesis
+.venv-docs/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(INSTALL) '.[docs]' --constraint constraints.txt
+	touch $@
+
+.venv-lowest/.installed: pyproject.toml tests/lowest.py
+	python3.11 -m venv $(@D)
+	python3.11 tests/lowest.py pyproject.toml > $(@D)/lowest.txt
+	$(@D)/bin/python $(INSTALL) '.[experiments,test]' --constraint $(@D)/lowest.txt
+	touch $@
+
+.venv-3.%/.installed: pyproject.toml constraints.txt
+	python3.$* -m venv $(@D)
+	$(@D)/bin/python $(INSTALL) '.[experiments,test]' --constraint constraints.txt
+	touch $@
+
+clean:  ## Remove virtual environments, caches and what was built
+	rm -rf .venv .venv-* $(VENV) .pytest_cache .ruff_cache .hypothesis site dist

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from experiments import alignment, cli, large, markdown, noise, throughput
+from experiments import alignment, cli, decision, large, markdown, noise, throughput
 from experiments.benchmarking import page
 from experiments.benchmarking.report import NOTES
 from experiments.configs.benchmark import CPU
@@ -208,6 +208,16 @@ def _at_noise(dataset: str, *rates: float) -> tuple[Path, ...]:
 BLOCKS = (
     Block(
         Path("README.md"), "results", (REFERENCE / "digits" / "results.json",), comparison
+    ),
+    Block(
+        Path("docs/choose.md"),
+        "choose",
+        (
+            *(REFERENCE / "benchmark" / f"{name}.json" for name in ("cnn", "vit")),
+            REFERENCE / "digits" / "results.json",
+            REFERENCE / "reproduce" / "mnist_1000" / "results.json",
+        ),
+        decision.choose,
     ),
     Block(
         Path("docs/results.md"),

@@ -35,9 +35,9 @@ def _caption(content: Content) -> str:
     return f"{quoted} against the cost of a training step"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Numbers are aligned to the right."""
-    aligned = ["---", *["---:"] * (len(headers) - 1)]
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """Numbers are aligned to the right; the first columns are of words."""
+    aligned = ["---"] * words + ["---:"] * (len(headers) - words)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, aligned, *rows))
 
 

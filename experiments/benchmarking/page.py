@@ -13,8 +13,8 @@ Rows = Sequence[Sequence[str]]
 
 def overview(contents: Sequence[Content]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headers and rows: of each method, time and operations on every model."""
-    headers = ("time / SGD (operations / SGD)", *(_short(c) for c in contents))
-    found = [_by_method(content) for content in contents]
+    headers = ("time / SGD (operations / SGD)", *(short(c) for c in contents))
+    found = [by_method(content) for content in contents]
     rows = [
         (_label(name, cases), *(_time_and_operations(case) for case in cases))
         for name in CONTENDERS
@@ -41,12 +41,14 @@ def how(content: Content) -> str:
     return f"Command: `{content['command']}`; {made_on(content, accelerator(content))}."
 
 
-def _by_method(content: Content) -> dict[str, Content]:
+def by_method(content: Content) -> dict[str, Content]:
+    """Each method's case, at its default share and with the default `keep`."""
     (group,) = report.groups(content, "methods")
     return {case["method"]: case for case in report.default_cases(group)}
 
 
-def _short(content: Content) -> str:
+def short(content: Content) -> str:
+    """The model's name without its sizes."""
     return content["workload"]["title"].split(",")[0]
 
 

@@ -1,0 +1,161 @@
+"""The code of README.md and of all pages in docs runs, and their commands exist."""
+
+import contextlib
+import functools
+import importlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import figures
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SNIPPET = re.compile(r'^--8<-- "(.*?)"$', re.MULTILINE)
+
+
+def blocks(language: str, page: Path) -> list[str]:
+    """The blocks of a language, but for files that are included whole."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(rf"^```{language}[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for block in found if not SNIPPET.search(block)]
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+WITH_CODE = [page for page in PAGES if blocks("python", page)]
+# In a process of its own, since it sets a mesh for all that follows.
+ON_DEVICES = "docs/scaling.md"
+QUICK = ("README.md", "docs/moving.md", "docs/how-to/watch.md")
+# What a page says of the names that it doesn't define.
+AFTER_TEN_LINES = "are those of the [ten lines]"
+
+
+def test_the_pages_with_code_are_found():
+    assert {"README.md", "docs/moving.md", "docs/how-to/flax.md", ON_DEVICES} <= set(
+        map(name, WITH_CODE)
+    )
+
+
+def code_of(page: Path) -> list[str]:
+    """All that has to run, in order."""
+    needs = AFTER_TEN_LINES in page.read_text(encoding="utf-8")
+    before = blocks("python", ROOT / "README.md")[:2] if needs else []
+    return before + blocks("python", page)
+
+
+def pages():
+    """The others take as long together as all the rest of this file."""
+    for page in WITH_CODE:
+        marks = () if name(page) in QUICK else pytest.mark.slow
+        if name(page) != ON_DEVICES:
+            yield pytest.param(page, id=name(page), marks=marks)
+
+
+@pytest.mark.parametrize("page", list(pages()))
+def test_every_python_block_runs_after_those_before_it(page: Path):
+    namespace: dict[str, object] = {}
+    # A reader runs them with JAX's default promotion, not with the strict one of the tests.
+    with jax.numpy_dtype_promotion("standard"):
+        for block in code_of(page):
+            exec(compile(block, name(page), "exec"), namespace)
+
+
+def test_the_ten_lines_say_that_they_do_something(capsys: pytest.CaptureFixture[str]):
+    namespace: dict[str, object] = {}
+    with jax.numpy_dtype_promotion("standard"):
+        for block in blocks("python", ROOT / "README.md")[:2]:
+            exec(compile(block, "README.md", "exec"), namespace)
+    wanted = r"loss 0\.\d\d, rise 0\.\d{3} at 0\.050\n"
+    assert re.fullmatch(wanted, capsys.readouterr().out)
+
+
+def test_the_code_about_several_devices_runs_in_order():
+    code = "\n".join(
+        [
+            *blocks("python", ROOT / ON_DEVICES),
+            "assert params.shape == (3,) and bool(jnp.any(params != 0))",
+        ]
+    )
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"},
+        check=True,
+        timeout=300,
+    )
+
+
+def test_every_block_is_of_a_language_that_is_tested():
+    # Other programs' files have no test: service units, job scripts.
+    languages = {"python", "bash"}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert set(re.findall(r"^```(\w+)", text, re.MULTILINE)) <= languages, page
+
+
+def test_included_files_and_sections_exist():
+    for page in PAGES:
+        for included in SNIPPET.findall(page.read_text(encoding="utf-8")):
+            path, _, section = included.partition(":")
+            text = (ROOT / path).read_text(encoding="utf-8")
+            assert f"[start:{section}]" in text or not section, included
+
+
+def test_every_public_name_is_in_the_reference():
+    import ksam_jax
+    from ksam_jax import sharpness
+
+    text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+    public = {
+        f"{module.__name__}.{name}"
+        for module in (ksam_jax, sharpness)
+        for name, value in vars(module).items()
+        if not name.startswith("_") and callable(value)
+    }
+    assert shown == public
+
+
+def commands() -> list[list[str]]:
+    """Those of ours, each once; "..." stands for options that the text is about."""
+    lines = "".join(block for page in PAGES for block in blocks("bash", page)).replace(
+        "\\\n", " "
+    )
+    found = [shlex.split(line, comments=True) for line in lines.splitlines()]
+    ours = [each for each in found if each[:1] == ["make"] or each[:2] == ["python", "-m"]]
+    return [list(each) for each in dict.fromkeys(map(tuple, ours))]
+
+
+@functools.cache
+def help_of(module: str) -> str:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit, match="0"):
+        importlib.import_module(module).main(["--help"])
+    return said.getvalue()
+
+
+@pytest.mark.xdist_group("readme")
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_on_the_pages_exists(command: list[str]):
+    if command[0] == "make":
+        dry_run = ["make", "--dry-run", *command[1:]]
+        subprocess.run(dry_run, cwd=ROOT, check=True, capture_output=True)
+        return
+    shown = help_of(command[2])
+    for option in (word for word in command[3:] if word.startswith("--")):
+        assert option in shown
+
+
+def test_the_figures_are_those_of_the_committed_results(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert figures.main(["--check"]) == 0, capsys.readouterr().err
