@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from . import _leaves
 from ._axis import Axis
 from ._placement import shards_of
 
@@ -31,53 +32,62 @@ def present(params: Any, loss_fn: Any, batch: Any) -> None:
         )
 
 
-def parameters(call: str, params: PyTree) -> PyTree:
-    """The parameters as JAX arrays, if there are any and all are floating-point."""
-    leaves = jax.tree.leaves_with_path(params)
-    if not leaves:
-        raise ValueError(
-            f"{call}(params={params!r}): params has no leaves; pass the model's parameters."
-        )
-    for path, leaf in leaves:
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
-            kind = f"type {type(leaf).__name__}"
-        elif jnp.issubdtype(leaf.dtype, jnp.inexact):
-            continue
-        else:
-            kind = f"dtype {leaf.dtype}"
+def state_of(call: str, state: Any, kind: type) -> None:
+    """Checks that a state is one of `kind`, as the `init` of the transformation makes."""
+    if not isinstance(state, kind):
         raise TypeError(
-            f"{call}(params=...): params must be floating-point arrays, but "
-            f"{_path('params', path)} has {kind}; convert it, or keep it apart from the "
-            f"parameters."
+            f"{call}(state=...): state must be what init or the last update returned, a "
+            f"{kind.__name__}; got type {type(state).__name__}; pass that state."
         )
-    return jax.tree.map(jnp.asarray, params)
 
 
-def batch_arrays(batch: PyTree, call: str = _UPDATE) -> PyTree:
-    """Returns the batch as JAX arrays, if they share a leading axis."""
+def batch_arrays(
+    batch: PyTree, call: str = _UPDATE, name: str = "batch", least: int = 1
+) -> PyTree:
+    """Returns the batch as JAX arrays, if they share a leading axis of `least` or more."""
+    _leaves.no_generator(call, name, batch)
     leaves = jax.tree.leaves_with_path(batch)
-    shapes = {_path("batch", path): jnp.shape(leaf) for path, leaf in leaves}
-    # A scalar leaf has no leading axis: count it as empty, which is refused as well.
-    sizes = {shape[0] if shape else 0 for shape in shapes.values()}
-    if len(sizes) == 1 and 0 not in sizes:
-        return jax.tree.map_with_path(functools.partial(_as_array, call), batch)
+    for path, leaf in leaves:
+        if not _leaves.is_numeric(leaf):
+            raise TypeError(
+                f"{call}({name}=...): the leaves of batch must be arrays of numbers, bools "
+                f"or keys, but {_leaves.path_to('batch', path)} has type "
+                f"{type(leaf).__name__}; leave it out of batch."
+            )
+    shapes = {_leaves.path_to("batch", path): jnp.shape(leaf) for path, leaf in leaves}
+    # A scalar leaf has no leading axis: count it as less than empty, which is refused.
+    sizes = {shape[0] if shape else -1 for shape in shapes.values()}
+    if len(sizes) == 1 and min(sizes) >= least:
+        return jax.tree.map_with_path(functools.partial(_as_array, call, name), batch)
     found = ", ".join(f"{path}: {shape}" for path, shape in shapes.items())
     raise ValueError(
-        f"{call}(batch=...): every leaf of batch must have the same leading axis of "
-        f"N >= 1 examples; got {found or 'no leaves'}; what isn't per example belongs "
-        f"into a closure of loss_fn."
+        f"{call}({name}=...): every leaf of batch must have the same leading axis of "
+        f"N >= {least} examples; got {found or 'no leaves'}; what isn't per example "
+        f"belongs into a closure of loss_fn."
     )
 
 
-def _as_array(call: str, path: Any, leaf: Any) -> Array:
+def one_result(call: str, out: Any) -> Any:
+    """What the loss of one example returned, if it can be stacked over examples."""
+    for path, leaf in jax.tree.leaves_with_path(out):
+        if not _leaves.is_numeric(leaf):
+            raise TypeError(
+                f"{call}(example_loss=...): example_loss must return one number, or (loss, "
+                f"aux) with has_aux=True; got type {type(leaf).__name__} at "
+                f"{_leaves.path_to('its result', path)}."
+            )
+    return out
+
+
+def _as_array(call: str, name: str, path: Any, leaf: Any) -> Array:
     dtype = getattr(leaf, "dtype", None)
     kinds = (jnp.number, jnp.bool_)
     is_plain = dtype is None or any(jnp.issubdtype(dtype, kind) for kind in kinds)
     if is_plain or isinstance(leaf, jax.Array):
         return jnp.asarray(leaf)
     raise TypeError(
-        f"{call}(batch=...): the leaves of batch must be numbers, bools or keys, but "
-        f"{_path('batch', path)} has dtype {dtype}; leave it out of batch."
+        f"{call}({name}=...): the leaves of batch must be numbers, bools or keys, but "
+        f"{_leaves.path_to('batch', path)} has dtype {dtype}; leave it out of batch."
     )
 
 
@@ -151,6 +161,7 @@ def gradient_or_none(
 
     `climbs_on` names what a method climbs on that isn't the whole batch.
     """
+    _leaves.no_generator(_UPDATE, "updates", updates)
     if not jax.tree.leaves(updates):
         return None
     if climbs_on is not None:
@@ -169,25 +180,15 @@ def gradient_or_none(
 
 
 def _like_parameter(path: Any, gradient: Any, param: Array) -> None:
-    dtype = jnp.result_type(gradient)
+    dtype, shape = _leaves.dtype_of(gradient), np.shape(gradient)
     is_inexact = jnp.issubdtype(dtype, jnp.inexact)
-    is_alike = jnp.iscomplexobj(gradient) == jnp.iscomplexobj(param)
-    if jnp.shape(gradient) != param.shape or not is_inexact or not is_alike:
+    is_alike = is_inexact and jnp.iscomplexobj(gradient) == jnp.iscomplexobj(param)
+    if shape != param.shape or not is_alike:
         raise ValueError(
             f"{_UPDATE}(updates=<gradient>): updates must have the shapes of params and "
-            f"numbers of their kind, but {_path('updates', path)} has shape "
-            f"{jnp.shape(gradient)} and dtype {dtype} for a parameter of shape "
-            f"{param.shape} and dtype {param.dtype}; pass None to have it computed."
-        )
-
-
-def same_structure(call: str, epsilon: PyTree, params: PyTree) -> None:
-    """Checks what a perturbation made of the gradient."""
-    if jax.tree.structure(epsilon) != jax.tree.structure(params):
-        raise ValueError(
-            f"{call}(perturbation=...): perturbation must turn a gradient into an epsilon "
-            f"of the same structure {jax.tree.structure(params)}; got "
-            f"{jax.tree.structure(epsilon)}."
+            f"numbers of their kind, but {_leaves.path_to('updates', path)} has shape "
+            f"{shape} and dtype {dtype} for a parameter of shape {param.shape} and dtype "
+            f"{param.dtype}; pass None to have it computed."
         )
 
 
@@ -225,7 +226,3 @@ def one_loss_per_example(losses: Any, n: int, call: str = _UPDATE) -> Array:
     if not jnp.issubdtype(losses.dtype, jnp.floating):
         raise TypeError(f"{rule}, real floating-point; got dtype {losses.dtype}; cast it.")
     return losses
-
-
-def _path(root: str, path: Any) -> str:
-    return root + jax.tree_util.keystr(path)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
+from . import _leaves
 from ._mask import hide, unhide
 from ._passes import GradientPass, Problem, given_gradient, gradient_pass
 from ._past_descent import PastDescent, average_in, backwards, no_past
@@ -58,6 +59,8 @@ def _by_gradient(selection: Selection) -> Ascent:
 def _by_past(past: PastDescent) -> Ascent:
     def run(problem, params, given, flags, state, look_first):
         del given
+        known = "those that tx.init was given"
+        _leaves.alike("tx.update", "params", hide(flags, params), state.average, known)
         gradient = unhide(flags, backwards(state), params)
         return given_gradient(gradient, problem, params, state, look_first)
 

@@ -27,7 +27,7 @@ def scalar(call: str, name: str, value: Any, rule: str, holds: Callable) -> None
             f"{call}({name}={value!r}): {name} must be {rule}, got "
             f"{_describe(value)}; pass a real number."
         )
-    if not holds(float(plain)):
+    if not holds(_as_float(plain)):
         raise ValueError(f"{call}({name}={plain!r}): {name} must be {rule}; got {plain!r}.")
 
 
@@ -92,7 +92,7 @@ def positive(call: str, name: str, value: Any) -> None:
 
 def seed(call: str, value: Any) -> None:
     """Checks that `value` is an integer, Python's, NumPy's or a traced one."""
-    array = value if _is_array(value) else np.asarray(value)
+    array = value if _is_array(value) else _listed(value)
     fits = not isinstance(value, int) or -(2**63) <= value < 2**63
     if array.ndim or not fits or not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
@@ -116,21 +116,29 @@ def size(
         )
     if plain < least:
         raise ValueError(f"{call}({name}={plain}): {rule}; got {plain}.")
+    if int(plain) >= 2**31:
+        raise ValueError(
+            f"{call}({name}={plain}): {rule} that 32 bits can hold; got {plain}; pass one "
+            f"below 2**31."
+        )
 
 
 def one_of(call: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Checks that `value` is one of the words in `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         words = ", ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f"{call}({name}={value!r}): {name} must be one of {words}.")
 
 
 def float_dtype(call: str, dtype: Any) -> None:
     """Checks that `dtype` is None or a real floating-point type of 16 bits or more."""
+    if dtype is None:
+        return
     try:
-        is_float = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-        fits = is_float and (dtype is None or jnp.finfo(dtype).bits >= 16)
-    except TypeError:
+        # An array has a dtype, but isn't one.
+        is_float = not _is_array(dtype) and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        fits = is_float and jnp.finfo(dtype).bits >= 16
+    except (TypeError, ValueError):
         fits = False
     if not fits:
         raise TypeError(
@@ -246,15 +254,20 @@ def devices(call: str, axis_name: Any, sync_ascent: Any, groups: Any) -> None:
             f"{call}(axis_name={axis_name!r}): axis_name must be the name of a mapped "
             f"axis, a tuple of names, or None; got {_describe(axis_name)}."
         )
-    if not isinstance(sync_ascent, bool):
-        raise TypeError(
-            f"{call}(sync_ascent={sync_ascent!r}): sync_ascent must be True or False; "
-            f"got {_describe(sync_ascent)}."
-        )
+    switch(call, "sync_ascent", sync_ascent)
     if not sync_ascent and axis_name is None and groups is None:
         raise ValueError(
             f"{call}(sync_ascent=False): sync_ascent=False needs axis_name=... or "
             f"groups=...: they say which examples climb together; pass one of them."
+        )
+
+
+def switch(call: str, name: str, value: Any) -> None:
+    """Checks that `value` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"{call}({name}={value!r}): {name} must be True or False; got "
+            f"{_describe(value)}."
         )
 
 
@@ -275,6 +288,21 @@ def _plain(value: Any) -> Any:
     return value.item()
 
 
+def _as_float(plain: Any) -> float:
+    try:
+        return float(plain)
+    except OverflowError:
+        return math.inf if plain > 0 else -math.inf
+
+
+def _listed(value: Any) -> np.ndarray:
+    """A NumPy array of lists of numbers; of anything else one of an object."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.asarray(None)
+
+
 def _is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 
@@ -291,9 +319,23 @@ def function(call: str, name: str, value: Any) -> None:
         )
 
 
+def called(call: str, name: str, value: Callable, takes: str, *args: Any) -> Any:
+    """`value(*args)`, if it takes them; what it raises itself comes out as it is."""
+    try:
+        return value(*args)
+    except TypeError as error:
+        traced = error.__traceback__
+        if traced is None or traced.tb_next is not None:
+            raise
+        raise TypeError(
+            f"{call}({name}={value!r}): {name} must be a function that can be called with "
+            f"{takes}; got one for which {error}."
+        ) from error
+
+
 def vector(call: str, name: str, value: Any) -> Array:
     """Returns `value` as an array if it has one axis, isn't empty and is real."""
-    array = value if _is_array(value) else np.asarray(value)
+    array = value if _is_array(value) else _listed(value)
     is_real = jnp.issubdtype(array.dtype, jnp.floating)
     if array.ndim != 1 or not array.size or not is_real:
         raise ValueError(

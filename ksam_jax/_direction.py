@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
-from . import _checks
-from ._steps import advance, no_steps, step_key
-from ._tree import norm, widen
+from . import _checks, _leaves
+from ._perturbation import widened
+from ._steps import StepCount, advance, no_steps, step_key
+from ._tree import norm, wide_zeros, widen
 
 
 class SubtractEmaState(NamedTuple):
@@ -63,13 +64,16 @@ def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransforma
     _checks.ema("subtract_ema", sigma, decay)
 
     def init_fn(params):
-        ema = jax.tree.map(lambda p: jnp.zeros_like(widen(p)), params)
-        return SubtractEmaState(jnp.zeros((), jnp.int32), ema)
+        params = _leaves.of_init("subtract_ema.init", params)
+        return SubtractEmaState(jnp.zeros((), jnp.int32), wide_zeros(params))
 
     def update_fn(updates, state, params=None):
         del params
-        rounding = norm(jax.tree.map(_rounding, updates))
-        updates = jax.tree.map(widen, updates)
+        call = "subtract_ema.update"
+        given = _leaves.floating(call, "updates", updates)
+        updates = widened(call, updates, state, SubtractEmaState)
+        _leaves.alike(call, "updates", updates, state.ema, "the params of init")
+        rounding = norm(jax.tree.map(_rounding, given))
         is_first = state.steps == 0
         rest = jax.tree.map(
             lambda g, m: jnp.where(is_first, g, g - jnp.asarray(sigma, g.dtype) * m),
@@ -134,7 +138,7 @@ def random_mask(
 
     def drop(key, g):
         # As a float, since bernoulli refuses the integer in `beta=1`.
-        probability = jnp.asarray(beta).astype(jnp.float32)
+        probability = jnp.asarray(beta, jnp.float32)
         if per == "coordinate":
             kept = _draw_coordinates(key, probability, g.shape)
         else:
@@ -145,7 +149,8 @@ def random_mask(
 
     def update_fn(updates, state, params=None):
         del params
-        leaves, treedef = jax.tree.flatten(jax.tree.map(widen, updates))
+        updates = widened("random_mask.update", updates, state, StepCount)
+        leaves, treedef = jax.tree.flatten(updates)
         keys = jax.random.split(step_key(seed, state), len(leaves) or 1)
         masked = treedef.unflatten(map(drop, keys, leaves))
         return masked, advance(state)

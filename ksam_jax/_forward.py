@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from . import _arguments, _checks
+from . import _arguments, _checks, _leaves
 from ._keep import AUTO, checked, keeping
 from ._microbatches import gradient_in_turn, join_microbatches, losses_in_turn
 from ._residuals import pull_back_rows, split_linearized
@@ -36,7 +36,17 @@ class PerExample:
 
     def __call__(self, params: Any, batch: Any) -> Any:
         """Losses of shape `(N,)`, and the examples' aux stacked where there is one."""
-        return jax.vmap(self.example_loss, in_axes=(None, 0))(params, batch)
+        call = "per_example(example_loss)"
+        _leaves.no_generator(call, "params", params)
+        batch = _arguments.batch_arrays(batch, call, least=0)
+        return jax.vmap(self._of_one, in_axes=(None, 0))(params, batch)
+
+    def _of_one(self, params: Any, example: Any) -> Any:
+        call, takes = "per_example", "params and one example"
+        out = _checks.called(
+            call, "example_loss", self.example_loss, takes, params, example
+        )
+        return _arguments.one_result(call, out)
 
 
 def per_example(
@@ -106,7 +116,11 @@ class Loss(NamedTuple):
     def __call__(self, params: PyTree, batch: PyTree) -> tuple[Float[Array, " N"], Any]:
         """Returns `(losses, aux)`, aux being None where the user has none."""
         n = jax.tree.leaves(batch)[0].shape[0]
-        return _arguments.losses_and_aux(self.loss_fn(params, batch), n, self.has_aux)
+        args = (params, batch)
+        out = _checks.called(
+            "tx.update", "loss_fn", self.loss_fn, "params and batch", *args
+        )
+        return _arguments.losses_and_aux(out, n, self.has_aux)
 
     @property
     def is_per_example(self) -> bool:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from . import _checks
+from . import _arguments, _checks, _leaves
 from ._reading import our_states, without_aux
 from ._tree import all_finite
 
@@ -127,6 +127,7 @@ def dynamic_loss_scale(
         )
 
     def update_fn(updates, state, params=None, *, loss_fn: Any = None, **extra_args):
+        _arguments.state_of(f"{call}.update", state, LossScaleState)
         _check_computes_gradients(call, updates, loss_fn, state)
         updates, after = inner.update(
             updates,
@@ -194,6 +195,7 @@ def _check_inner(call: str, inner: Any) -> None:
 def _check_computes_gradients(
     call: str, updates: PyTree, loss_fn: Any, state: LossScaleState
 ) -> None:
+    _leaves.no_generator(f"{call}.update", "updates", updates)
     is_plain = jax.tree.leaves(updates) and not our_states(state.inner)
     if loss_fn is None or is_plain:
         what = "loss_fn=None" if loss_fn is None else "updates=<gradient>"

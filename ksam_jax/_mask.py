@@ -9,12 +9,17 @@ import optax
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from . import _checks, _leaves
+
 
 def resolve_mask(call: str, name: str, mask: Any, params: PyTree) -> PyTree:
     """The mask as one bool per leaf of `params`: a pytree, a prefix of one, a function."""
+    _leaves.no_generator(call, name, mask)
     # A module can be both callable and a tree; one whose leaves are bools is a mask.
     is_tree = all(map(_is_bool, jax.tree.leaves(mask)))
-    given = mask if is_tree or not callable(mask) else mask(params)
+    given = mask
+    if callable(mask) and not is_tree:
+        given = _checks.called(call, name, mask, "the parameters", params)
     try:
         flags = jax.tree.broadcast(given, params)
     except ValueError as error:
@@ -37,6 +42,8 @@ def perturbed_leaves(call: str, mask: Any, params: PyTree) -> PyTree | None:
     """The resolved `mask`, or None for all; checks that there is something to perturb."""
     if mask is None:
         return None
+    if _leaves.stands_in(params):
+        return True  # which fits whatever it stands for
     flags = resolve_mask(call, "mask", mask, params)
     if not any(jax.tree.leaves(flags)):
         raise ValueError(

@@ -7,7 +7,7 @@ import optax
 from . import _checks
 from ._direction import random_mask, subtract_ema
 from ._mask import resolve_mask
-from ._perturbation import scale_to_adaptive_radius, scale_to_radius
+from ._perturbation import radius_at, scale_to_adaptive_radius, scale_to_radius
 from ._selection import draw_subset, everything, rank_by_increase, rank_by_loss
 from ._transformation import transformation
 
@@ -506,5 +506,5 @@ def f_sam(
 
 def _divided(rho: Any, beta: Any) -> Any:
     if callable(rho):
-        return lambda count: rho(count) / beta
+        return lambda count: radius_at(rho, count) / beta
     return rho / beta

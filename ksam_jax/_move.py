@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from . import _arguments
+from . import _leaves
 from ._ascent import Ascent
 from ._info import geometry, mean_losses
 from ._mask import masked, only
@@ -97,8 +97,7 @@ def move(
     epsilon, perturbation_state = perturbation.update(
         climb.gradient, state.perturbation, params, **extra_args
     )
-    _arguments.same_structure(recipe.call, epsilon, params)
-    epsilon = only(flags, epsilon)
+    epsilon = only(flags, _leaves.as_epsilon(recipe.call, epsilon, params))
     perturbed, applied = perturb(params, epsilon, recipe.perturbed_dtype)
     perturbed = problem.axis.varying(perturbed)
     fall = _fall(recipe, problem, perturbed, climb, state.descent)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact, PyTree
 
 from . import _checks
-from ._tree import norm, widen
+from ._tree import norm, wide_zeros
 
 
 class PastDescent(NamedTuple):
@@ -61,7 +61,7 @@ def past_descent(decay: Any = 0.0) -> PastDescent:
 
 def no_past(params: PyTree) -> PastDescentState:
     """The state before the first step, in float32 or wider."""
-    return PastDescentState(jax.tree.map(lambda p: jnp.zeros_like(widen(p)), params))
+    return PastDescentState(wide_zeros(params))
 
 
 def backwards(state: PastDescentState) -> PyTree:
@@ -77,7 +77,7 @@ def average_in(
 
     def average(m: Inexact[Array, "..."], u: Inexact[Array, "..."]) -> Array:
         # In this form decay = 0 gives exactly u.
-        decay = jnp.asarray(past.decay).astype(m.dtype)
+        decay = jnp.asarray(past.decay, m.dtype)
         return jnp.where(is_finite, decay * m + (1 - decay) * u.astype(m.dtype), m)
 
     return PastDescentState(jax.tree.map(average, state.average, descent))

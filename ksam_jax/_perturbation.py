@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from . import _checks
+from . import _arguments, _checks, _leaves
 from ._mask import resolve_mask
 from ._steps import StepCount, advance, no_steps
 from ._tree import can_divide, norm, ratio, widen
@@ -52,7 +53,7 @@ def scale_to_radius(rho: Any) -> optax.GradientTransformation:
 
     def update_fn(updates, state, params=None):
         del params
-        updates = jax.tree.map(widen, updates)
+        updates = widened("scale_to_radius.update", updates, state, StepCount)
         return to_length(updates, norm(updates), _value(rho, state)), advance(state)
 
     return optax.GradientTransformation(no_steps, update_fn)
@@ -104,7 +105,10 @@ def scale_to_adaptive_radius(
                 "scale_to_adaptive_radius.update(params=None): the radius is measured by "
                 "the weights; call update(gradient, state, params)."
             )
-        updates = jax.tree.map(widen, updates)
+        call = "scale_to_adaptive_radius.update"
+        params = _leaves.floating(call, "params", params)
+        updates = widened(call, updates, state, StepCount)
+        _leaves.alike(call, "updates", updates, params, "params")
         flags = adaptive_leaves("scale_to_adaptive_radius", "mask", mask, params)
         sizes = adaptive_sizes(params, flags, eta)
         return uphill(updates, sizes, _value(rho, state)), advance(state)
@@ -113,12 +117,27 @@ def scale_to_adaptive_radius(
 
 
 def _value(rho: Any, state: StepCount) -> Any:
-    value: Any = rho(state.steps) if callable(rho) else rho
-    if value is None or jnp.ndim(value):
+    return radius_at(rho, state.steps) if callable(rho) else rho
+
+
+def radius_at(rho: Any, step: Int[Array, ""]) -> Any:
+    """The radius that a schedule gives for a step."""
+    value = _checks.called("tx.update", "rho", rho, "the number of a step", step)
+    dtype = _leaves.dtype_of(value)
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    is_real = any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    if np.shape(value) or not is_real:
         raise ValueError(
-            f"the schedule rho={rho!r} must return one number for a step; got {value!r}."
+            f"tx.update(rho={rho!r}): rho must be a schedule that returns one real number "
+            f"for a step; got {value!r}."
         )
     return value
+
+
+def widened(call: str, updates: PyTree, state: Any, kind: type) -> PyTree:
+    """What a perturbation is given, in float32 or wider, if it and the state can serve."""
+    _arguments.state_of(call, state, kind)
+    return jax.tree.map(widen, _leaves.floating(call, "updates", updates))
 
 
 def uphill(gradient: PyTree, sizes: PyTree, rho: Any) -> PyTree:

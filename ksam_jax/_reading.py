@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from . import _leaves
 from ._info import SharpnessAwareInfo
 from ._state import SharpnessAwareState
 
@@ -92,6 +93,7 @@ def _is_ours(x: Any) -> bool:
 
 
 def _the_state(call: str, opt_state: Any) -> SharpnessAwareState:
+    _leaves.no_generator(call, "opt_state", opt_state)
     found = our_states(opt_state)
     if len(found) != 1:
         raise ValueError(

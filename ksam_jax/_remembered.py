@@ -157,7 +157,8 @@ def _check_range(numbers: np.ndarray, size: int) -> None:
 
 def _looked_up(index: Any, batch: PyTree) -> Any:
     if callable(index):
-        return index(batch)
+        call = "highest_remembered_loss"
+        return _checks.called(call, "index", index, "the batch", batch)
     try:
         return batch[index]
     except (KeyError, TypeError, IndexError):

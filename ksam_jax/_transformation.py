@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from . import _arguments, _checks
+from . import _arguments, _checks, _leaves
 from ._ascent import climbing
 from ._axis import named
 from ._forward import Loss
@@ -47,7 +47,7 @@ def transformation(
     )
 
     def init_fn(params):
-        params = _arguments.parameters("tx.init", params)
+        params = _leaves.of_init("tx.init", params)
         flags = perturbed_leaves(call, mask, params)
         return SharpnessAwareState(
             perturbation=masked(perturbation, flags).init(params),
@@ -69,8 +69,10 @@ def transformation(
         **extra_args,
     ):
         _arguments.present(params, loss_fn, batch)
+        _arguments.state_of("tx.update", state, SharpnessAwareState)
+        _checks.switch("tx.update", "has_aux", has_aux)
         _checks.loss_scale(loss_scale)
-        params = _arguments.parameters("tx.update", params)
+        params = _leaves.parameters("tx.update", params)
         given = _arguments.gradient_or_none(updates, params, _climbs_on(recipe, groups))
         batch = _arguments.batch_arrays(batch)
         _arguments.bound(call, axis)

@@ -18,6 +18,11 @@ def real_dtype(tree: PyTree) -> Any:
     return max(kinds, key=lambda dtype: dtype.itemsize, default=jnp.dtype("float32"))
 
 
+def wide_zeros(params: PyTree) -> PyTree:
+    """Zeros like the parameters, or like their shapes, in float32 or wider."""
+    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=wide_dtype(p.dtype)), params)
+
+
 def wide_dtype(dtype: Any) -> Any:
     """`dtype`, or float32 where it is narrower than that."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")

@@ -135,6 +135,11 @@ def recommend_k(alignment: Alignment, least: Any = 0.9) -> int | float:
     Reference:
       The rule is ours; the argument is that of Ni et al., K-SAM, 2022.
     """
+    if not isinstance(alignment, Alignment):
+        raise TypeError(
+            f"recommend_k(alignment={alignment!r}): alignment must be what "
+            f"gradient_alignment returned; got type {type(alignment).__name__}."
+        )
     _checks.scalar("recommend_k", "least", least, "in (0, 1]", lambda c: 0 < c <= 1)
     means = np.mean(alignment.cosines, axis=0)
     # A cosine of one may be a rounding below it.
@@ -144,7 +149,8 @@ def recommend_k(alignment: Alignment, least: Any = 0.9) -> int | float:
 
 def _counts(call: str, ks: Any) -> list[_checks.ExampleCount]:
     rule = f"{call}(ks={ks!r}): ks must be a list of at least one k"
-    if not isinstance(ks, list | tuple | np.ndarray):
+    is_number = isinstance(ks, np.ndarray) and not ks.ndim
+    if is_number or not isinstance(ks, list | tuple | np.ndarray):
         raise TypeError(f"{rule}; got type {type(ks).__name__}; pass [{ks!r}].")
     if not len(ks):
         raise ValueError(f"{rule}; got none; leave it out for fractions from 1/16 to 1.")

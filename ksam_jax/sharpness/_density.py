@@ -43,6 +43,8 @@ class Spectrum(NamedTuple):
             spread = float(np.ptp(self.nodes)) / 100
             width = spread or 1e-3 * max(1.0, float(np.abs(self.nodes).max()))
         _checks.positive("Spectrum.density", "width", width)
+        at = _given.points("Spectrum.density", at, "(points,)")
+        width = float(width)
         distance = (np.reshape(at, (-1, 1, 1)) - self.nodes) / width
         bells = np.exp(-0.5 * distance**2) / (width * np.sqrt(2 * np.pi))
         return np.mean(np.sum(self.weights * bells, axis=2), axis=1)

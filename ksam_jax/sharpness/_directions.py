@@ -75,7 +75,7 @@ def random_direction(
     params = _given.parameters(call, params)
     leaves, treedef = jax.tree.flatten(params)
     draws = treedef.unflatten(gaussian(leaves, seed))
-    direction = filter_normalized(draws, params, filter_axis=filter_axis)
+    direction = _normalized(call, draws, params, filter_axis)
     return only(perturbed_leaves(call, mask, params), direction)
 
 
@@ -120,13 +120,17 @@ def filter_normalized(
       Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018, section 4.
     """
     call = "filter_normalized"
+    params = _given.parameters(call, params)
+    direction = _given.like_parameters(call, "direction", direction, params)
+    return _normalized(call, direction, params, filter_axis)
+
+
+def _normalized(call: str, direction: PyTree, params: PyTree, filter_axis: Any) -> PyTree:
     if isinstance(filter_axis, bool) or not isinstance(filter_axis, int):
         raise TypeError(
             f"{call}(filter_axis={filter_axis!r}): filter_axis must be an integer; got "
             f"type {type(filter_axis).__name__}; pass -1 or 0."
         )
-    params = _given.parameters(call, params)
-    direction = _given.like_parameters(call, "direction", direction, params)
 
     def normalized(path: Any, d: Any, w: Array) -> Array:
         if w.ndim <= 1:
@@ -177,10 +181,11 @@ def plane_through(first: PyTree, second: PyTree, third: PyTree) -> Plane:
       NeurIPS 2018.
     """
     call = "plane_through"
-    origin = _given.parameters(call, first)
+    origin = _given.parameters(call, first, "first")
     others = []
     for name, point in (("second", second), ("third", third)):
-        point = _given.like_parameters(call, name, _given.parameters(call, point), origin)
+        point = _given.parameters(call, point, name)
+        point = _given.like_parameters(call, name, point, origin, "first")
         others.append(jax.tree.map(jnp.subtract, point, origin))
     across, above = others
     width, reach = float(norm(across)), float(norm(above))
@@ -199,7 +204,7 @@ def _apart(call: str, distance: float, beside: float) -> None:
     """Checks a distance between points, or of one from the line through the others."""
     if not np.isfinite(distance) or distance <= ROUNDING * beside:
         raise ValueError(
-            f"{call}: the three points must be finite, and not lie on one line; got a "
-            f"distance of {distance:g} between two of them, or of one from the line "
+            f"{call}(first, second, third): they must be finite, and not lie on one line; "
+            f"got a distance of {distance:g} between two of them, or of one from the line "
             f"through the others; pass three different solutions."
         )

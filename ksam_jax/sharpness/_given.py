@@ -9,21 +9,21 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from .. import _arguments, _checks
+from .. import _arguments, _checks, _leaves
 from .._mask import resolve_mask
 from .._tree import widen
 from ._measured import Measured
 
 
-def parameters(call: str, params: PyTree) -> PyTree:
+def parameters(call: str, params: PyTree, name: str = "params") -> PyTree:
     """The parameters in float32 or wider, if they are real arrays outside of `jax.jit`."""
-    concrete(call, "params", params)
-    arrays = _arguments.parameters(call, params)
+    concrete(call, name, params)
+    arrays = _leaves.parameters(call, params, name)
     for path, leaf in jax.tree.leaves_with_path(arrays):
         if jnp.iscomplexobj(leaf):
             raise TypeError(
-                f"{call}(params=...): params must be real, but "
-                f"params{jax.tree_util.keystr(path)} has dtype {leaf.dtype}; pass real and "
+                f"{call}({name}=...): {name} must be real, but "
+                f"{name}{jax.tree_util.keystr(path)} has dtype {leaf.dtype}; pass real and "
                 f"imaginary parts as parameters of their own."
             )
     return jax.tree.map(widen, arrays)
@@ -31,6 +31,7 @@ def parameters(call: str, params: PyTree) -> PyTree:
 
 def concrete(call: str, name: str, tree: PyTree) -> None:
     """Checks that nothing in it is traced, nor would be what is made of it."""
+    _leaves.no_generator(call, name, tree)
     # Inside of jax.jit even a constant is traced.
     if any(isinstance(x, Tracer) for x in (*jax.tree.leaves(tree), jnp.zeros(()))):
         raise TypeError(
@@ -42,11 +43,7 @@ def concrete(call: str, name: str, tree: PyTree) -> None:
 
 def switches(call: str, has_aux: Any, progress: Any) -> None:
     """Checks what says how the loss is called, and what is shown."""
-    if not isinstance(has_aux, bool):
-        raise TypeError(
-            f"{call}(has_aux={has_aux!r}): has_aux must be True or False; got type "
-            f"{type(has_aux).__name__}."
-        )
+    _checks.switch(call, "has_aux", has_aux)
     if not isinstance(progress, bool) and not callable(progress):
         raise TypeError(
             f"{call}(progress={progress!r}): progress must be True, False or a function of "
@@ -65,6 +62,15 @@ def measured_leaves(call: str, mask: Any, params: PyTree) -> tuple[bool, ...]:
             f"none; leave it out for all."
         )
     return flags
+
+
+def some(call: str, size: int) -> None:
+    """Checks that there are numbers to measure."""
+    if not size:
+        raise ValueError(
+            f"{call}(params=...): params must hold at least one number that is measured; "
+            f"got empty arrays; pass the model's parameters."
+        )
 
 
 def batches(call: str, given: Any) -> Iterable[PyTree]:
@@ -111,7 +117,8 @@ def loss(call: str, measured: Measured, params: PyTree, batch: PyTree) -> None:
         )
 
     def values(params: PyTree, batch: PyTree) -> Any:
-        out = measured.loss_fn(params, batch)
+        args = (params, batch)
+        out = _checks.called(call, "loss_fn", measured.loss_fn, "params and batch", *args)
         return _arguments.losses_and_aux(out, n, measured.has_aux, call)[0]
 
     jax.eval_shape(values, params, batch)
@@ -154,27 +161,28 @@ def radius(call: str, rho: Any) -> float:
     return float(rho)
 
 
-def like_parameters(call: str, name: str, tree: PyTree, params: PyTree) -> PyTree:
+def like_parameters(
+    call: str, name: str, tree: PyTree, params: PyTree, known: str = "params"
+) -> PyTree:
     """The tree, if it has the structure and the shapes of the parameters."""
-    rule = f"{call}({name}=...): {name} must be a tree like params"
     concrete(call, name, tree)
-    if jax.tree.structure(tree) != jax.tree.structure(params):
-        raise ValueError(
-            f"{rule}, {jax.tree.structure(params)}; got {jax.tree.structure(tree)}."
-        )
-    pairs = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True)
-    for (path, leaf), param in pairs:
-        if jnp.shape(leaf) != param.shape:
-            raise ValueError(
-                f"{rule}, with their shapes; got shape {jnp.shape(leaf)} of "
-                f"{name}{jax.tree_util.keystr(path)} for a parameter of {param.shape}."
-            )
-        if jnp.iscomplexobj(leaf):
-            raise ValueError(
-                f"{rule}, of real numbers; got dtype {leaf.dtype} of "
-                f"{name}{jax.tree_util.keystr(path)}; pass its real part."
-            )
+    _leaves.alike(call, name, tree, params, known)
     return tree
+
+
+def points(call: str, at: Any, shape: str) -> np.ndarray:
+    """`at` in float64, if it is real numbers."""
+    try:
+        array = np.asarray(at)
+        array = None if np.iscomplexobj(array) else array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        array = None
+    if array is None:
+        raise ValueError(
+            f"{call}(at=...): at must have the shape {shape}, of real numbers; got type "
+            f"{type(at).__name__}."
+        )
+    return array
 
 
 def generator(call: str, seed: Any) -> np.random.Generator:

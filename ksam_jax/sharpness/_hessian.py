@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .._tree import all_finite
 from . import _given
 from ._problem import Problem, flat
 
@@ -74,6 +75,11 @@ def hessian_vector_product(
         jnp.asarray(v).astype(x.dtype)
         for v, x in zip(problem.leaves(leaves), problem.free, strict=True)
     ]
+    if not all_finite(along):
+        raise ValueError(
+            f"{problem.call}(vector=...): vector must be finite where the Hessian is "
+            f"measured; got inf or nan; pass finite numbers."
+        )
     with problem.showing("Hessian-vector product", 1):
         return problem.tree(problem.product(along))
 

@@ -107,11 +107,7 @@ def _like(problem: Problem, number: int, direction: PyTree) -> Leaves:
 
 
 def _points(call: str, at: Any, directions: int) -> Float[np.ndarray, "points directions"]:
-    points: Any
-    try:
-        points = np.asarray(at, np.float64)
-    except (TypeError, ValueError):
-        points = np.empty(0)
+    points = _given.points(call, at, "(points, directions)")
     if points.ndim == 1 and directions == 1:
         points = points[:, None]
     if points.ndim != 2 or not len(points) or points.shape[1] != directions:

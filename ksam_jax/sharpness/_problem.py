@@ -6,6 +6,7 @@ whole come to the host.
 """
 
 import contextlib
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -70,8 +71,14 @@ class Problem:
         self.measured = Measured(loss, has_aux, parts, treedef, which)
         self.compiled = _measured.compiled(self.measured)
         self.free, self.fixed = self.measured.split(self.params)
+        _given.some(call, self.size)
         self._batches = _given.batches(call, batches)
+        takes = "batches done and batches in all"
         self._progress = progress
+        if not isinstance(progress, bool):
+            self._progress = functools.partial(
+                _checks.called, call, "progress", progress, takes
+            )
         self.advance: Callable[[], Any] = lambda: None
         self.sizes: list[int] = []
         self._checked: set[Any] = set()
@@ -94,7 +101,7 @@ class Problem:
         sizes = []
         for batch in self._batches:
             _given.concrete(self.call, "batches", batch)
-            arrays = _arguments.batch_arrays(batch, self.call)
+            arrays = _arguments.batch_arrays(batch, self.call, "batches")
             kind = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arrays))
             if kind not in self._checked:
                 _given.loss(self.call, self.measured, self.params, arrays)

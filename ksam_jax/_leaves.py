@@ -1,0 +1,140 @@
+"""Checks of trees: what their leaves are, and whether one is like another."""
+
+from collections.abc import Mapping, Sequence
+from types import GeneratorType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+
+def no_generator(call: str, name: str, tree: Any) -> None:
+    """Checks that there is nothing in it that can be read only once."""
+
+    def is_one(node: Any) -> bool:
+        return isinstance(node, GeneratorType)
+
+    if any(map(is_one, jax.tree.leaves(tree, is_leaf=is_one))):
+        raise TypeError(
+            f"{call}({name}=...): {name} must be a tree of arrays, and has a generator in "
+            f"it, which can be read once; pass a list of what it yields."
+        )
+
+
+def of_init(call: str, params: PyTree) -> PyTree:
+    """What `init` may be given: parameters, their shapes, or what Optax puts for them."""
+    no_generator(call, "params", params)
+    if stands_in(params):
+        return params
+    shapes = jax.tree.leaves(params)
+    if shapes and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in shapes):
+        _all_inexact(call, "params", params, "describe the parameters alone")
+        return params
+    return parameters(call, params)
+
+
+def stands_in(params: PyTree) -> bool:
+    """Whether it is the node without leaves that `optax.tree.map_params` looks for."""
+    containers = Mapping | Sequence | None
+    return not isinstance(params, containers) and not jax.tree.leaves(params)
+
+
+def parameters(call: str, params: PyTree, name: str = "params") -> PyTree:
+    """The parameters as JAX arrays, if there are any and all are floating-point."""
+    no_generator(call, name, params)
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            f"{call}({name}={params!r}): {name} has no leaves; pass the model's parameters."
+        )
+    remedy = "convert it, or keep it apart from the parameters"
+    return floating(call, name, params, remedy)
+
+
+def floating(call: str, name: str, tree: PyTree, remedy: str = "convert it") -> PyTree:
+    """The tree as JAX arrays, if all are floating-point."""
+    no_generator(call, name, tree)
+    _all_inexact(call, name, tree, remedy, jax.Array | np.ndarray | np.generic)
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def _all_inexact(
+    call: str, name: str, tree: PyTree, remedy: str, kinds: Any = jax.ShapeDtypeStruct
+) -> None:
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not isinstance(leaf, kinds):
+            kind = f"type {type(leaf).__name__}"
+        elif jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        else:
+            kind = f"dtype {leaf.dtype}"
+        raise TypeError(
+            f"{call}({name}=...): {name} must be floating-point arrays, but "
+            f"{path_to(name, path)} has {kind}; {remedy}."
+        )
+
+
+def alike(call: str, name: str, tree: PyTree, params: PyTree, known: str) -> None:
+    """Checks that a tree has the structure and shapes of `params`, which are `known`."""
+    rule = f"{call}({name}=...): {name} must be a tree like {known}"
+    if jax.tree.structure(tree) != jax.tree.structure(params):
+        raise ValueError(
+            f"{rule}, {jax.tree.structure(params)}; got {jax.tree.structure(tree)}."
+        )
+    pairs = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True)
+    for (path, leaf), param in pairs:
+        shape, dtype = np.shape(leaf), dtype_of(leaf)
+        if shape != param.shape or not _is_like(dtype, param.dtype):
+            raise ValueError(
+                f"{rule}, with their shapes and kind of numbers; got shape {shape} and "
+                f"dtype {dtype} of {path_to(name, path)} for one of shape {param.shape} "
+                f"and dtype {param.dtype}."
+            )
+
+
+def as_epsilon(call: str, epsilon: PyTree, params: PyTree) -> PyTree:
+    """What a perturbation made of the gradient, as arrays, if it can be added to params."""
+    rule = (
+        f"{call}(perturbation=...): perturbation must turn a gradient into an epsilon of "
+        f"the same structure"
+    )
+    if jax.tree.structure(epsilon) != jax.tree.structure(params):
+        raise ValueError(
+            f"{rule} {jax.tree.structure(params)}; got {jax.tree.structure(epsilon)}."
+        )
+    pairs = zip(jax.tree.leaves_with_path(epsilon), jax.tree.leaves(params), strict=True)
+    for (path, leaf), param in pairs:
+        shape, dtype = np.shape(leaf), dtype_of(leaf)
+        kind = jnp.number if jnp.iscomplexobj(param) else jnp.floating
+        if shape != param.shape or not jnp.issubdtype(dtype, kind):
+            raise ValueError(
+                f"{rule}, with its shapes and kind of numbers; got shape {shape} and dtype "
+                f"{dtype} of {path_to('epsilon', path)} for a parameter of shape "
+                f"{param.shape} and dtype {param.dtype}."
+            )
+    return jax.tree.map(jnp.asarray, epsilon)
+
+
+def dtype_of(leaf: Any) -> Any:
+    """The dtype as an array; that of objects for what isn't one, nor a number."""
+    is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
+    return leaf.dtype if is_array else np.asarray(leaf).dtype
+
+
+def is_numeric(leaf: Any) -> bool:
+    """Whether JAX can make an array of it, but for its dtype."""
+    kinds = jax.Array | np.ndarray | np.generic | float | int | complex
+    return isinstance(leaf, kinds) or hasattr(leaf, "__jax_array__")
+
+
+def _is_like(dtype: Any, other: Any) -> bool:
+    """Whether both are of complex numbers, or both of real ones."""
+    is_complex, other_is = (jnp.issubdtype(d, jnp.complexfloating) for d in (dtype, other))
+    kinds = (jnp.number, jnp.bool_)
+    return is_complex == other_is and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+
+
+def path_to(root: str, path: Any) -> str:
+    """A leaf as the user would write it."""
+    return root + jax.tree_util.keystr(path)
