@@ -1,6 +1,7 @@
 """Strict everywhere: promotion, shapes and types of the library's own annotations."""
 
 import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -32,3 +33,14 @@ def _clean_config():
     before = [getattr(jax.config, name) for name in names]
     yield
     assert [getattr(jax.config, name) for name in names] == before
+
+
+# One notebook in `make test`; the others take minutes, and CI runs them too.
+QUICK = "quickstart.ipynb"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = Path(__file__).parent.parent / "notebooks"
+    for item in items:
+        if item.path.parent == folder and item.path.name != QUICK:
+            item.add_marker(pytest.mark.slow)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -441,7 +442,8 @@ def test_vmap_of_whole_runs_over_seeds_and_rho_equals_single_runs(name):
             cosines.append(ksam_jax.get_info(state).cosine)
         return params, jnp.stack(cosines)
 
-    seeds, radii = (0, 1, 7), (0.0, 0.1, 0.3)
+    # At radius 0 every rise is rounding, and which of them is the largest is chance.
+    seeds, radii = (0, 1, 7), (0.02 if "esam" in name else 0.0, 0.1, 0.3)
     starts = [mlp(seed).params for seed in seeds]
     together = quick_jit(jax.vmap(run))(jnp.array(seeds), jnp.array(radii), stacked(starts))
     for i, one in enumerate(zip(seeds, radii, starts, strict=True)):
@@ -473,7 +475,8 @@ def test_unknown_extra_arguments_change_nothing(name):
 
     def jaxpr(**extra):
         update = updater(tx, loss_fn, **extra)
-        return str(jax.make_jaxpr(update)(state, problem.params, problem.batch))
+        found = str(jax.make_jaxpr(update)(state, problem.params, problem.batch))
+        return re.sub("0x[0-9a-f]+", "", found)  # Some JAX prints where a function is.
 
     assert jaxpr(value=jnp.ones(3), key="anything", unknown=None) == jaxpr()
 

@@ -83,7 +83,8 @@ def test_microbatches_give_the_joined_batchs_steps(name):
     loss_fn = ksam_jax.per_example(mlp_dropout_loss)
     found = trained(METHODS[name](num_microbatches=PARTS), loss_fn, params, batch)
     expected = trained(METHODS[name](), loss_fn, params, batch)
-    assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    # What rounds differently in one step is carried on into the others.
+    assert_close(found, expected, rtol=5e-6, atol=5e-6)
 
 
 @pytest.mark.parametrize("name", ["sam", "k_sam", "esam"])
