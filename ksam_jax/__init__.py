@@ -55,4 +55,4 @@ from ._reading import get_info as get_info
 from ._reading import take_aux as take_aux
 from ._state import SharpnessAwareState as SharpnessAwareState
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"

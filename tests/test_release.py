@@ -1,0 +1,28 @@
+"""The version and its date are the same everywhere, and the version is in one place."""
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import ksam_jax
+
+ROOT = Path(__file__).parent.parent
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_citation_and_the_newest_changes_are_of_this_version():
+    newest = re.search(r"^## \[(.+?)\] - (\S+)$", read("CHANGELOG.md"), re.MULTILINE)
+    assert newest is not None
+    version, date = newest.groups()
+    assert version == ksam_jax.__version__
+    citation = read("CITATION.cff").splitlines()
+    assert f"version: {version}" in citation
+    assert f"date-released: {date}" in citation
+
+
+def test_what_is_installed_has_the_version_of_the_code():
+    assert 'dynamic = ["version"]' in read("pyproject.toml")
+    assert importlib.metadata.version("ksam_jax") == ksam_jax.__version__
