@@ -70,6 +70,12 @@ STAND_INS = {
 }
 
 
+# Whoever started the tests may have told them not to, as nohup does.
+HEARS_HANG_UPS = """import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])"""
+
+
 class Desk:
     """A folder to start scripts in, with the stand-ins, and what they were given."""
 
@@ -93,7 +99,7 @@ class Desk:
     def started(self, script, *options, **variables):
         """The script as it runs; nothing of it is left behind."""
         process = subprocess.Popen(
-            ["bash", script, *options],
+            [sys.executable, "-c", HEARS_HANG_UPS, "bash", script, *options],
             cwd=self.folder,
             env=self._environment | variables,
             stdin=subprocess.DEVNULL,

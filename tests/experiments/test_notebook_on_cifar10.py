@@ -48,14 +48,17 @@ def prepared(folder: Path) -> None:
     tiny_tfds.write(folder, "cifar10", "3.0.2", features, splits)
 
 
+def in_json(code: str) -> str:
+    return json.dumps(code)[1:-1]
+
+
 @pytest.mark.slow
 def test_it_runs_to_its_end(tmp_path):
     prepared(tmp_path)
     text = NOTEBOOK.read_text(encoding="utf-8")
     for old, new in CHANGES.items():
-        escaped = [json.dumps(part)[1:-1] for part in (old, new.format(folder=str(tmp_path)))]
-        assert text.count(escaped[0]) == 1, old
-        text = text.replace(*escaped)
+        assert text.count(in_json(old)) == 1, old
+        text = text.replace(in_json(old), in_json(new.format(folder=str(tmp_path))))
     notebook = nbformat.reads(text, as_version=4)
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     printed = "".join(
