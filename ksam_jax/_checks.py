@@ -8,7 +8,7 @@ import itertools
 import math
 import numbers
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,11 @@ def scalar(call: str, name: str, value: Any, rule: str, holds: Callable) -> None
     """Checks that `value` is a real scalar for which `holds`, or a traced scalar."""
     if isinstance(value, Tracer) and value.ndim == 0:
         return
-    plain = _plain(value)
+    plain = plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
         raise TypeError(
             f"{call}({name}={value!r}): {name} must be {rule}, got "
-            f"{_describe(value)}; pass a real number."
+            f"{described(value)}; pass a real number."
         )
     if not holds(_as_float(plain)):
         raise ValueError(f"{call}({name}={plain!r}): {name} must be {rule}; got {plain!r}.")
@@ -97,7 +97,7 @@ def seed(call: str, value: Any) -> None:
     if array.ndim or not fits or not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
             f"{call}(seed={value!r}): seed must be one integer from -2**63 to 2**63 - 1; "
-            f"got {_describe(value)}."
+            f"got {described(value)}."
         )
 
 
@@ -106,7 +106,7 @@ def size(
 ) -> None:
     """Checks that `value` is an integer >= `least`, known when the step is traced."""
     rule = f"{name} must be {rule}"
-    plain = None if isinstance(value, Tracer) else _plain(value)
+    plain = None if isinstance(value, Tracer) else plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Integral):
         shown = "<traced>" if isinstance(value, Tracer) else repr(value)
         kind = type(value).__name__
@@ -148,93 +148,6 @@ def float_dtype(call: str, dtype: Any) -> None:
         )
 
 
-class ExampleCount(NamedTuple):
-    """A number of examples as the user gave it: a count, or a fraction of the batch."""
-
-    call: str
-    name: str
-    value: int | float
-    least: int = 1
-
-    def of(self, n: int, one_of_several: bool = False) -> int:
-        """Returns the number of examples chosen from `n`.
-
-        With `one_of_several` these n are the part of one device or group, where rounding
-        up to one example would choose several times as many as was said.
-        """
-        if isinstance(self.value, float):
-            if one_of_several and self.least and self.value * n < 1 - 1e-9:
-                raise ValueError(
-                    f"{self.call}({self.name}={self.value}): {self.name} must be at least "
-                    f"one example of each device or group, and {self.value} of the {n} "
-                    f"that one has is {self.value * n:g}; pass a larger batch, fewer "
-                    f"groups, or {self.name}=1 for one example of each."
-                )
-            return max(self.least, math.floor(self.value * n + 0.5))
-        if self.value > n:
-            raise ValueError(
-                f"{self.call}({self.name}={self.value}): {self.name} must be at most the "
-                f"number of examples, and this batch has N={n}; pass a smaller count or a "
-                f"fraction in (0, 1]."
-            )
-        return self.value
-
-
-def example_count(call: str, name: str, value: Any) -> ExampleCount:
-    """Returns the count if it is an integer >= 1 or a fraction in (0, 1]."""
-    rule = (
-        f"{name} must be an integer >= 1 (a number of examples, at most the batch's N) "
-        f"or a fraction of N in (0, 1]"
-    )
-    plain = _plain_count(call, name, value, rule)
-    if not (plain >= 1 if isinstance(plain, int) else 0 < plain <= 1):
-        raise ValueError(f"{call}({name}={plain!r}): {rule}; got {plain!r}.")
-    return ExampleCount(call, name, plain)
-
-
-def skip_count(call: str, value: Any) -> ExampleCount:
-    """Returns the count if it is None, an integer >= 0 or a fraction in [0, 1)."""
-    # None rather than 0 by default: inject_hyperparams would trace a number.
-    value = 0 if value is None else value
-    rule = (
-        "skip must be None, an integer >= 0 (a number of examples, less than the batch's "
-        "N) or a fraction of N in [0, 1)"
-    )
-    plain = _plain_count(call, "skip", value, rule)
-    if not (plain >= 0 if isinstance(plain, int) else 0 <= plain < 1):
-        raise ValueError(f"{call}(skip={plain!r}): {rule}; got {plain!r}.")
-    return ExampleCount(call, "skip", plain, least=0)
-
-
-def both_fit(
-    count: ExampleCount, taken: int, skip: ExampleCount, n: int
-) -> tuple[int, int]:
-    """Returns how many of `n` examples are taken and skipped, if there are so many."""
-    skipped = skip.of(n)
-    if isinstance(count.value, float) and count.value + skip.value <= 1:
-        # Of an odd batch both halves would be rounded up.
-        skipped = min(skipped, n - taken)
-    if taken + skipped > n:
-        raise ValueError(
-            f"{count.call}({count.name}={count.value}, skip={skip.value}): {count.name} "
-            f"and skip must together be at most the number of examples, and of this "
-            f"batch's N={n} they would take {taken} and skip {skipped}; pass a smaller one."
-        )
-    return taken, skipped
-
-
-def _plain_count(call: str, name: str, value: Any, rule: str) -> int | float:
-    if isinstance(value, Tracer):
-        raise TypeError(
-            f"{call}({name}=<traced>): {rule}, known when the step is traced, since it is "
-            f'a shape; under optax.inject_hyperparams name it: static_args=("{name}",).'
-        )
-    plain = _plain(value)
-    if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
-        raise TypeError(f"{call}({name}={value!r}): {rule}; got {_describe(value)}.")
-    return int(plain) if isinstance(plain, numbers.Integral) else float(plain)
-
-
 def parts(call: str, name: str, value: Any) -> int:
     """Returns the number of groups or microbatches, None meaning 1."""
     # None rather than 1 by default: inject_hyperparams would trace a number.
@@ -252,7 +165,7 @@ def devices(call: str, axis_name: Any, sync_ascent: Any, groups: Any) -> None:
     if not names or not fits:
         raise TypeError(
             f"{call}(axis_name={axis_name!r}): axis_name must be the name of a mapped "
-            f"axis, a tuple of names, or None; got {_describe(axis_name)}."
+            f"axis, a tuple of names, or None; got {described(axis_name)}."
         )
     switch(call, "sync_ascent", sync_ascent)
     if not sync_ascent and axis_name is None and groups is None:
@@ -267,7 +180,7 @@ def switch(call: str, name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise TypeError(
             f"{call}({name}={value!r}): {name} must be True or False; got "
-            f"{_describe(value)}."
+            f"{described(value)}."
         )
 
 
@@ -281,7 +194,7 @@ def synchronized(call: str, sync_ascent: Any) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """The Python number in a NumPy scalar or in an array without axes."""
     if not _is_array(value) or value.ndim or not isinstance(value.dtype, np.dtype):
         return value
@@ -307,7 +220,7 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 
-def _describe(value: Any) -> str:
+def described(value: Any) -> str:
     return f"{value!r} of type {type(value).__name__}"
 
 
@@ -315,7 +228,7 @@ def function(call: str, name: str, value: Any) -> None:
     """Checks that a loss is callable."""
     if not callable(value):
         raise TypeError(
-            f"{call}({name}={value!r}): {name} must be a function; got {_describe(value)}."
+            f"{call}({name}={value!r}): {name} must be a function; got {described(value)}."
         )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from . import _checks
+from . import _checks, _counts
 from ._direction import random_mask, subtract_ema
 from ._mask import resolve_mask
 from ._perturbation import radius_at, scale_to_adaptive_radius, scale_to_radius
@@ -230,7 +230,7 @@ def random_sam(
       ACL 2022.
     """
     _checks.radius("random_sam", rho)
-    count = _checks.example_count("random_sam", "m", m)
+    count = _counts.example_count("random_sam", "m", m)
     return transformation(
         "random_sam",
         scale_to_radius(rho),
@@ -313,8 +313,8 @@ def k_sam(
       ours.
     """
     _checks.radius("k_sam", rho)
-    count = _checks.example_count("k_sam", "k", k)
-    hardest = rank_by_loss(count, _checks.skip_count("k_sam", skip))
+    count = _counts.example_count("k_sam", "k", k)
+    hardest = rank_by_loss(count, _counts.skip_count("k_sam", skip))
     return transformation(
         "k_sam",
         scale_to_radius(rho),
@@ -406,7 +406,7 @@ def esam(
     _checks.keep_probability("esam", beta)
     _checks.seed("esam", seed)
     _checks.one_of("esam", "mask_per", mask_per, ("coordinate", "tensor"))
-    count = _checks.example_count("esam", "gamma", gamma)
+    count = _counts.example_count("esam", "gamma", gamma)
     drop = random_mask(beta, seed, per=mask_per)
     if mask_per == "coordinate":
         climb = optax.chain(scale_to_radius(rho), drop)

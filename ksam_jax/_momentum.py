@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from . import _checks
+from . import _checks, _counts
 from ._past_descent import PastDescent
 from ._perturbation import scale_to_radius
 from ._selection import everything, rank_by_loss
@@ -170,12 +170,12 @@ def k_momentum_sam(
     """
     _checks.radius("k_momentum_sam", rho)
     _checks.decay_rate("k_momentum_sam", decay)
-    count = _checks.example_count("k_momentum_sam", "k", k)
+    count = _counts.example_count("k_momentum_sam", "k", k)
     return transformation(
         "k_momentum_sam",
         scale_to_radius(rho),
         PastDescent(f"k_momentum_sam(decay={decay!r})", decay),
-        rank_by_loss(count, _checks.skip_count("k_momentum_sam", skip)),
+        rank_by_loss(count, _counts.skip_count("k_momentum_sam", skip)),
         mask=mask,
         perturbed_dtype=perturbed_dtype,
         axis_name=axis_name,

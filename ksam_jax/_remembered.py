@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
-from . import _checks
+from . import _checks, _counts
 from ._placement import sharding_for
 from ._rows import take
 from ._selection import Selection, top_k
@@ -79,7 +79,7 @@ def highest_remembered_loss(
       None; ours.
     """
     call = "highest_remembered_loss"
-    count = _checks.example_count(call, "k", k)
+    count = _counts.example_count(call, "k", k)
     _checks.size(call, "num_examples", num_examples)
     size = int(num_examples)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from . import _checks
+from . import _checks, _counts
 from ._rows import Chosen
 from ._steps import advance, no_steps, step_key
 from ._tree import widen
@@ -41,7 +41,7 @@ class Evidence(NamedTuple):
         """N."""
         return jax.tree.leaves(self.batch)[0].shape[0]
 
-    def number(self, count: _checks.ExampleCount) -> int:
+    def number(self, count: _counts.ExampleCount) -> int:
         """How many of these N examples `count` says."""
         return count.of(self.num_examples, one_of_several=self.group is not None)
 
@@ -123,8 +123,8 @@ def highest_loss(k: Any, skip: Any = None) -> Selection:
     Reference:
       Ni et al., K-SAM, 2022; skipping is ours.
     """
-    count = _checks.example_count("highest_loss", "k", k)
-    return rank_by_loss(count, _checks.skip_count("highest_loss", skip))
+    count = _counts.example_count("highest_loss", "k", k)
+    return rank_by_loss(count, _counts.skip_count("highest_loss", skip))
 
 
 def largest_increase(gamma: Any) -> Selection:
@@ -152,7 +152,7 @@ def largest_increase(gamma: Any) -> Selection:
       Du et al., ESAM, ICLR 2022, sharpness-sensitive data selection. The authors' code
       keeps the strictly greater ones, one fewer; here the count is exact.
     """
-    return rank_by_increase(_checks.example_count("largest_increase", "gamma", gamma))
+    return rank_by_increase(_counts.example_count("largest_increase", "gamma", gamma))
 
 
 def random_subset(m: Any, seed: Any = 0) -> Selection:
@@ -181,7 +181,7 @@ def random_subset(m: Any, seed: Any = 0) -> Selection:
       Bahri et al., Sharpness-Aware Minimization Improves Language Model Generalization,
       ACL 2022.
     """
-    return draw_subset(_checks.example_count("random_subset", "m", m), seed)
+    return draw_subset(_counts.example_count("random_subset", "m", m), seed)
 
 
 def top_k_mask(losses: Float[Array, " N"], k: Any) -> Float[Array, " N"]:
@@ -213,7 +213,7 @@ def top_k_mask(losses: Float[Array, " N"], k: Any) -> Float[Array, " N"]:
       Ni et al., K-SAM, 2022.
     """
     losses = _checks.vector("top_k_mask", "losses", losses)
-    count = _checks.example_count("top_k_mask", "k", k).of(losses.shape[0])
+    count = _counts.example_count("top_k_mask", "k", k).of(losses.shape[0])
     chosen = top_k(losses, count)
     # Padding repeats the first row, so rows are combined by their maximum.
     marks = chosen.counts.astype(losses.dtype)
@@ -236,19 +236,19 @@ def top_k(scores: Float[Array, " N"], count: int, skip: int = 0) -> Chosen:
     return Chosen(jnp.where(is_finite, indices, indices[0]), is_finite)
 
 
-def rank_by_loss(count: _checks.ExampleCount, skip: _checks.ExampleCount) -> Selection:
+def rank_by_loss(count: _counts.ExampleCount, skip: _counts.ExampleCount) -> Selection:
     """`highest_loss`, from checked counts."""
 
     def choose(evidence, state):
         taken = evidence.number(count)
-        taken, skipped = _checks.both_fit(count, taken, skip, evidence.num_examples)
+        taken, skipped = _counts.both_fit(count, taken, skip, evidence.num_examples)
         return top_k(evidence.first, taken, skipped), state
 
     call = f"{count.call}(k={count.value!r}" + f", skip={skip.value!r}" * bool(skip.value)
     return Selection(f"{call})", frozenset({"first"}), optax.EmptyState, choose)
 
 
-def rank_by_increase(count: _checks.ExampleCount) -> Selection:
+def rank_by_increase(count: _counts.ExampleCount) -> Selection:
     """`largest_increase`, from a checked count."""
 
     def choose(evidence, state):
@@ -261,7 +261,7 @@ def rank_by_increase(count: _checks.ExampleCount) -> Selection:
     return Selection(_call(count), reads, optax.EmptyState, choose)
 
 
-def draw_subset(count: _checks.ExampleCount, seed: Any) -> Selection:
+def draw_subset(count: _counts.ExampleCount, seed: Any) -> Selection:
     """`random_subset`, from a checked count."""
     _checks.seed(count.call, seed)
 
@@ -276,5 +276,5 @@ def draw_subset(count: _checks.ExampleCount, seed: Any) -> Selection:
     return Selection(_call(count), frozenset(), no_steps, choose)
 
 
-def _call(count: _checks.ExampleCount) -> str:
+def _call(count: _counts.ExampleCount) -> str:
     return f"{count.call}({count.name}={count.value!r})"

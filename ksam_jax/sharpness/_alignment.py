@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .. import _checks
+from .. import _checks, _counts
 from .._tree import inner, norm, ratio
 from . import _given
 from ._measured import Leaves, scaled
@@ -97,7 +97,7 @@ def gradient_alignment(
         num_microbatches,
         progress,
     )
-    counts, rng = _counts(problem.call, ks), _given.generator(problem.call, seed)
+    counts, rng = _wanted(problem.call, ks), _given.generator(problem.call, seed)
     with problem.showing("alignment", 2):
         _, whole = problem.gradient()
         _fit(problem, counts)
@@ -147,17 +147,17 @@ def recommend_k(alignment: Alignment, least: Any = 0.9) -> int | float:
     return next((k for k, mean in pairs if mean >= least - 1e-6), 1.0)
 
 
-def _counts(call: str, ks: Any) -> list[_checks.ExampleCount]:
+def _wanted(call: str, ks: Any) -> list[_counts.ExampleCount]:
     rule = f"{call}(ks={ks!r}): ks must be a list of at least one k"
     is_number = isinstance(ks, np.ndarray) and not ks.ndim
     if is_number or not isinstance(ks, list | tuple | np.ndarray):
         raise TypeError(f"{rule}; got type {type(ks).__name__}; pass [{ks!r}].")
     if not len(ks):
         raise ValueError(f"{rule}; got none; leave it out for fractions from 1/16 to 1.")
-    return [_checks.example_count(call, "ks", k) for k in ks]
+    return [_counts.example_count(call, "ks", k) for k in ks]
 
 
-def _fit(problem: Problem, counts: list[_checks.ExampleCount]) -> None:
+def _fit(problem: Problem, counts: list[_counts.ExampleCount]) -> None:
     """Checks the sizes of the parts against all batches, before work is done on any."""
     for n in problem.sizes:
         numbers = [c.of(n) for c in counts]
@@ -172,7 +172,7 @@ def _fit(problem: Problem, counts: list[_checks.ExampleCount]) -> None:
 def _of_batch(
     problem: Problem,
     batch: PyTree,
-    counts: list[_checks.ExampleCount],
+    counts: list[_counts.ExampleCount],
     whole: Leaves,
     rng: np.random.Generator,
 ) -> tuple[list[float], list[float], list[float]]:
