@@ -61,9 +61,9 @@ def batch_arrays(
         return jax.tree.map_with_path(functools.partial(_as_array, call, name), batch)
     found = ", ".join(f"{path}: {shape}" for path, shape in shapes.items())
     raise ValueError(
-        f"{call}({name}=...): every leaf of batch must have the same leading axis of "
-        f"N >= {least} examples; got {found or 'no leaves'}; what isn't per example "
-        f"belongs into a closure of loss_fn."
+        f"{call}({name}=...): the leaves of batch must be arrays with the same leading "
+        f"axis of N{' >= 1' * least} examples; got {found or 'no leaves'}; what isn't per "
+        f"example belongs into a closure of loss_fn."
     )
 
 
@@ -169,27 +169,14 @@ def gradient_or_none(
             f"{_UPDATE}(updates=<gradient>): {climbs_on} doesn't climb along the gradient "
             f"over the whole batch, so that can't serve as its ascent gradient; pass None."
         )
-    if jax.tree.structure(updates) != jax.tree.structure(params):
+    found = _leaves.difference("updates", updates, params)
+    if found:
         raise ValueError(
             f"{_UPDATE}(updates=<gradient>): updates must be the gradient of the mean "
-            f"loss at params, with their structure {jax.tree.structure(params)}; got "
-            f"{jax.tree.structure(updates)}; pass None to have it computed."
+            f"loss at params, with their structure, shapes and kind of numbers; got "
+            f"{found}; pass None to have it computed."
         )
-    jax.tree.map_with_path(_like_parameter, updates, params)
     return jax.tree.map(jnp.asarray, updates)
-
-
-def _like_parameter(path: Any, gradient: Any, param: Array) -> None:
-    dtype, shape = _leaves.dtype_of(gradient), np.shape(gradient)
-    is_inexact = jnp.issubdtype(dtype, jnp.inexact)
-    is_alike = is_inexact and jnp.iscomplexobj(gradient) == jnp.iscomplexobj(param)
-    if shape != param.shape or not is_alike:
-        raise ValueError(
-            f"{_UPDATE}(updates=<gradient>): updates must have the shapes of params and "
-            f"numbers of their kind, but {_leaves.path_to('updates', path)} has shape "
-            f"{shape} and dtype {dtype} for a parameter of shape {param.shape} and dtype "
-            f"{param.dtype}; pass None to have it computed."
-        )
 
 
 def losses_and_aux(

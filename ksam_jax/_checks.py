@@ -4,6 +4,7 @@ Checks of values skip tracers, so that `optax.inject_hyperparams` and `jax.vmap`
 a hyperparameter work.
 """
 
+import inspect
 import itertools
 import math
 import numbers
@@ -234,16 +235,20 @@ def function(call: str, name: str, value: Any) -> None:
 
 def called(call: str, name: str, value: Callable, takes: str, *args: Any) -> Any:
     """`value(*args)`, if it takes them; what it raises itself comes out as it is."""
+    rule = f"{call}({name}={value!r}): {name} must be a function that can be called with"
+    try:
+        inspect.signature(value).bind(*args)
+    except TypeError as error:
+        raise TypeError(f"{rule} {takes}; got one for which {error}.") from error
+    except ValueError:  # It has no signature to be read, as some of C's don't.
+        pass
     try:
         return value(*args)
     except TypeError as error:
-        traced = error.__traceback__
-        if traced is None or traced.tb_next is not None:
+        # A function of C leaves no frame; one of Python has raised that itself.
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
             raise
-        raise TypeError(
-            f"{call}({name}={value!r}): {name} must be a function that can be called with "
-            f"{takes}; got one for which {error}."
-        ) from error
+        raise TypeError(f"{rule} {takes}; got one for which {error}.") from error
 
 
 def vector(call: str, name: str, value: Any) -> Array:

@@ -1,12 +1,13 @@
 """Checks of trees: what their leaves are, and whether one is like another."""
 
-from collections.abc import Mapping, Sequence
+import functools
 from types import GeneratorType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import PyTree
 
 
@@ -36,9 +37,21 @@ def of_init(call: str, params: PyTree) -> PyTree:
 
 
 def stands_in(params: PyTree) -> bool:
-    """Whether it is the node without leaves that `optax.tree.map_params` looks for."""
-    containers = Mapping | Sequence | None
-    return not isinstance(params, containers) and not jax.tree.leaves(params)
+    """Whether it is what `optax.tree.map_params` gives to `init` for the parameters."""
+    return type(params) is _stand_in()
+
+
+@functools.cache
+def _stand_in() -> type:
+    """The class of it, which has no public name."""
+    given = []
+
+    def init(params: PyTree) -> optax.EmptyState:
+        given.append(type(params))
+        return optax.EmptyState()
+
+    optax.tree.map_params(init, lambda leaf: leaf, optax.EmptyState())
+    return given[0]
 
 
 def parameters(call: str, params: PyTree, name: str = "params") -> PyTree:
@@ -77,43 +90,42 @@ def _all_inexact(
 
 def alike(call: str, name: str, tree: PyTree, params: PyTree, known: str) -> None:
     """Checks that a tree has the structure and shapes of `params`, which are `known`."""
-    rule = f"{call}({name}=...): {name} must be a tree like {known}"
-    if jax.tree.structure(tree) != jax.tree.structure(params):
+    found = difference(name, tree, params)
+    if found:
         raise ValueError(
-            f"{rule}, {jax.tree.structure(params)}; got {jax.tree.structure(tree)}."
+            f"{call}({name}=...): {name} must be a tree like {known}, with their "
+            f"structure, shapes and kind of numbers; got {found}."
         )
-    pairs = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True)
-    for (path, leaf), param in pairs:
-        shape, dtype = np.shape(leaf), dtype_of(leaf)
-        if shape != param.shape or not _is_like(dtype, param.dtype):
-            raise ValueError(
-                f"{rule}, with their shapes and kind of numbers; got shape {shape} and "
-                f"dtype {dtype} of {path_to(name, path)} for one of shape {param.shape} "
-                f"and dtype {param.dtype}."
-            )
 
 
 def as_epsilon(call: str, epsilon: PyTree, params: PyTree) -> PyTree:
     """What a perturbation made of the gradient, as arrays, if it can be added to params."""
-    rule = (
-        f"{call}(perturbation=...): perturbation must turn a gradient into an epsilon of "
-        f"the same structure"
-    )
-    if jax.tree.structure(epsilon) != jax.tree.structure(params):
+    found = difference("epsilon", epsilon, params)
+    if found:
         raise ValueError(
-            f"{rule} {jax.tree.structure(params)}; got {jax.tree.structure(epsilon)}."
+            f"{call}(perturbation=...): perturbation must turn a gradient into an epsilon "
+            f"of the same structure, shapes and kind of numbers; got {found}."
         )
-    pairs = zip(jax.tree.leaves_with_path(epsilon), jax.tree.leaves(params), strict=True)
+    return jax.tree.map(jnp.asarray, epsilon)
+
+
+def difference(name: str, tree: PyTree, params: PyTree) -> str | None:
+    """In what a tree is first unlike `params`; None if it is like them.
+
+    Numbers have to be floating-point ones: real for real parameters, or both complex.
+    """
+    if jax.tree.structure(tree) != jax.tree.structure(params):
+        return f"structure {jax.tree.structure(tree)} for {jax.tree.structure(params)}"
+    pairs = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True)
     for (path, leaf), param in pairs:
         shape, dtype = np.shape(leaf), dtype_of(leaf)
-        kind = jnp.number if jnp.iscomplexobj(param) else jnp.floating
+        kind = jnp.complexfloating if jnp.iscomplexobj(param) else jnp.floating
         if shape != param.shape or not jnp.issubdtype(dtype, kind):
-            raise ValueError(
-                f"{rule}, with its shapes and kind of numbers; got shape {shape} and dtype "
-                f"{dtype} of {path_to('epsilon', path)} for a parameter of shape "
-                f"{param.shape} and dtype {param.dtype}."
+            return (
+                f"{path_to(name, path)} of shape {shape} and dtype {dtype} for a parameter "
+                f"of shape {param.shape} and dtype {param.dtype}"
             )
-    return jax.tree.map(jnp.asarray, epsilon)
+    return None
 
 
 def dtype_of(leaf: Any) -> Any:
@@ -126,13 +138,6 @@ def is_numeric(leaf: Any) -> bool:
     """Whether JAX can make an array of it, but for its dtype."""
     kinds = jax.Array | np.ndarray | np.generic | float | int | complex
     return isinstance(leaf, kinds) or hasattr(leaf, "__jax_array__")
-
-
-def _is_like(dtype: Any, other: Any) -> bool:
-    """Whether both are of complex numbers, or both of real ones."""
-    is_complex, other_is = (jnp.issubdtype(d, jnp.complexfloating) for d in (dtype, other))
-    kinds = (jnp.number, jnp.bool_)
-    return is_complex == other_is and any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def path_to(root: str, path: Any) -> str:

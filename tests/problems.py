@@ -6,6 +6,7 @@ no lower bound at zero, no sorted labels, batch sizes that nothing divides.
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -363,6 +364,11 @@ def assert_close(actual, expected, rtol=2e-6, atol=2e-6):
         np.testing.assert_allclose(
             np.asarray(a, np.float64), np.asarray(e, np.float64), rtol, atol
         )
+
+
+def traced(f, *args) -> str:
+    """The program that JAX traces, without addresses, which some versions print."""
+    return re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(f)(*args)))
 
 
 def assert_same(actual, expected):

@@ -575,6 +575,8 @@ def test_one_device_that_overflows_makes_all_skip(way):
     if "axis_name" in options:
         # With check_vma, that all agree is also what the types say.
         step = jax.shard_map(step, mesh=here, in_specs=(P(), P("data"), P()), out_specs=P())
+    if way == "groups, Explicit":  # JAX 0.10.0 differentiates there what is on the mesh.
+        params = jax.device_put(params, NamedSharding(here, P()))
     step, state = quick_jit(step), initial(tx, params)
     rows = with_traps(part(BATCHES[0], way))
     with jax.set_mesh(here):

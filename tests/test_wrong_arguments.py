@@ -94,6 +94,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "a generator": lambda: (x for x in [1.0]),
     "a ShapeDtypeStruct": lambda: jax.ShapeDtypeStruct((2,), jnp.float32),
     "a function without parameters": lambda: lambda: 1.0,
+    "a compiled function without parameters": lambda: jax.jit(lambda: 1.0),
     "a function that returns text": lambda: lambda *args: "text",
     "a function that returns None": lambda: lambda *args: None,
     "a function that returns a number": lambda: lambda *args: 0.5,
