@@ -144,11 +144,18 @@ class Loss(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """A forward pass, and what turns it into a gradient."""
+    """A forward pass, and what turns it into a gradient.
+
+    Attributes:
+      losses: of all examples.
+      aux: likewise.
+      gradient: of the chosen; and their losses in the pass that it is of, which are others
+        if a loss that couples examples was run on the chosen alone.
+    """
 
     losses: Float[Array, " N"]
     aux: Any
-    gradient: Callable[[Chosen], PyTree]
+    gradient: Callable[[Chosen], tuple[PyTree, Float[Array, " k"]]]
 
 
 def forward(loss: Loss, params: PyTree, batch: PyTree) -> tuple[Float[Array, " N"], Any]:
@@ -189,7 +196,7 @@ def select_later(loss: Loss, params: PyTree, batch: PyTree) -> Pass:
     with _naming_keep(mapped.keep, loss, params, batch):
         shared = _shared(mapped.keep, loss, params, batch)
 
-    def gradient(chosen: Chosen) -> PyTree:
+    def gradient(chosen: Chosen) -> tuple[PyTree, Array]:
         with _naming_keep(mapped.keep, loss, params, batch):
             return shared.gradient(chosen)
 
@@ -204,9 +211,10 @@ def uphill(cotangents: PyTree) -> PyTree:
 def _recomputed(loss: Loss, params: PyTree, batch: PyTree) -> Pass:
     losses, aux = forward(loss, params, batch)
 
-    def gradient(chosen: Chosen) -> PyTree:
+    def gradient(chosen: Chosen) -> tuple[PyTree, Array]:
         rows, weights = take(batch, chosen.indices), mean_weights(chosen.counts)
-        return weighted(loss, params, rows, weights)[2]
+        again, _, found = weighted(loss, params, rows, weights)
+        return found, again
 
     return Pass(losses, aux, gradient)
 
@@ -220,7 +228,7 @@ def _shared_if_possible(loss: Loss, params: PyTree, batch: PyTree) -> Pass:
     except Exception:
         return _recomputed(loss, params, batch)
 
-    def gradient(chosen: Chosen) -> PyTree:
+    def gradient(chosen: Chosen) -> tuple[PyTree, Array]:
         try:
             return shared.gradient(chosen)
         except _RUNTIME_ERRORS:
@@ -244,11 +252,12 @@ def _shared(keep: str | int, loss: Loss, params: PyTree, batch: PyTree) -> Pass:
     n = jax.tree.leaves(batch)[0].shape[0]
     _arguments.losses_and_aux((losses, aux), n, has_aux=True)
 
-    def gradient(chosen: Chosen) -> PyTree:
+    def gradient(chosen: Chosen) -> tuple[PyTree, Array]:
         weights = loss.scaled(mean_weights(chosen.counts))
-        weights = cotangent(weights, take(losses, chosen.indices))
-        gradient = pull_back_rows(linear, params, chosen.indices, weights)
-        return loss.unscaled(uphill(gradient))
+        mine = take(losses, chosen.indices)
+        weights = cotangent(weights, mine)
+        found = pull_back_rows(linear, params, chosen.indices, weights)
+        return loss.unscaled(uphill(found)), mine
 
     return Pass(losses, aux, gradient)
 

@@ -13,7 +13,7 @@ from ._tree import inner, norm, ratio, real_dtype, widen
 
 
 class SharpnessAwareInfo(NamedTuple):
-    """What the two passes of a step gave for free; read it with `get_info`.
+    """What the two passes of a step say about it; read it with `get_info`.
 
     All are scalars in float32 (float64 for float64 parameters), zero before the first
     step, and infinite where the step didn't compute what they need: a gradient was handed
@@ -26,7 +26,10 @@ class SharpnessAwareInfo(NamedTuple):
       perturbed_loss: mean loss at the perturbed weights over the examples run there: the
         whole batch, for `k_sam` the chosen k.
       sharpness: mean rise of the loss from the one to the other, over the examples that
-        were run at both.
+        were run at both. (With a loss that couples examples, as BatchNorm does, it also has
+        what another company does to their losses where one pass ran the whole batch and
+        the other a part: in `random_sam` without aux, and in combinations that choose
+        anew for the descent.)
       ascent_norm: norm of the ascent gradient, over the perturbed parameters; of the
         average of past gradients for `momentum_sam`.
       perturbation_norm: norm of the perturbation as applied, after rounding to the dtype
@@ -94,7 +97,8 @@ def _rise(climb: GradientPass, fall: GradientPass) -> Array:
         return _unknown()
     before, after, rows = climb.losses, fall.losses, fall.rows
     if climb.rows is None and rows is not None:
-        before = take(before, rows.indices)
+        own = climb.chosen_losses if climb.chosen is rows else None
+        before = take(before, rows.indices) if own is None else own
     elif climb.rows is not None and rows is None:
         rows, after = climb.rows, take(after, climb.rows.indices)
     elif climb.rows is not rows:

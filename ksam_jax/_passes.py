@@ -54,6 +54,8 @@ class GradientPass(NamedTuple):
       aux: of the forward pass over the whole batch; None if there was none.
       state: the selection's state, which has not learned from this pass yet.
       note: what it may learn; None if it chose nothing anew.
+      chosen_losses: of the chosen, in the pass that the gradient is of: of a loss that
+        couples examples they aren't those among `losses`. None if all ran, or none.
     """
 
     gradient: PyTree
@@ -63,6 +65,7 @@ class GradientPass(NamedTuple):
     aux: Any
     state: Any
     note: Note | None = None
+    chosen_losses: Float[Array, " k"] | None = None
 
 
 def gradient_pass(
@@ -89,8 +92,8 @@ def gradient_pass(
         run = select_later(loss, params, batch)
         chosen, state = _choose(problem, selection, see(run.losses), state)
         note = Note(chosen, take(run.losses, chosen.indices))
-        gradient = run.gradient(chosen)
-        return GradientPass(gradient, chosen, run.losses, None, run.aux, state, note)
+        gradient, own = run.gradient(chosen)
+        return GradientPass(gradient, chosen, run.losses, None, run.aux, state, note, own)
     is_new = chosen is None
     if is_new:
         chosen, state = _choose(problem, selection, see(None), state)

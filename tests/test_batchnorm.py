@@ -162,3 +162,22 @@ def test_nnx_refuses_to_merge_shared_statistics_without_copying_them():
     step = training_step(model, tx)
     with pytest.raises(TraceContextError, match="different trace level"):
         step(model.params, model.stats, tx.init(model.params), BATCHES[0])
+
+
+def coupled(params, batch):
+    """Losses of which each depends on all that are run with it; aux is their mean."""
+    scores = batch["x"] @ params["w"]
+    losses = (scores - jnp.mean(scores) - batch["y"].astype(scores.dtype)) ** 2
+    return losses, jnp.mean(losses)
+
+
+@pytest.mark.parametrize("has_aux", [False, True])
+@pytest.mark.parametrize("name", ["sam", "asam", "k_sam", "esam", "f_sam"])
+def test_without_a_climb_no_loss_rises_whatever_couples_the_examples(name, has_aux):
+    tx, params = getattr(ksam_jax, name)(rho=0.0), {"w": jnp.array([0.5, -1.0, 2.0])}
+    loss_fn = coupled if has_aux else lambda params, batch: coupled(params, batch)[0]
+    update = quick_jit(updater(tx, loss_fn, has_aux=has_aux))
+    _, state = update(tx.init(params), params, BATCHES[0])
+    info = ksam_jax.get_info(state)
+    assert float(info.sharpness) == pytest.approx(0.0, abs=1e-6)
+    assert float(info.loss) > 0.1
