@@ -31,6 +31,7 @@ $(PYTHONS:%=test-%): test-%: .venv-%/.installed  ## `make test` with one Python,
 test-lowest: .venv-lowest/.installed  ## The same with the oldest versions that pyproject.toml allows
 	.venv-lowest/bin/python $(PYTEST) -m "not slow"
 
+# The variable silences an advertisement for the successor of mkdocs-material.
 docs: .venv-docs/.installed  ## The documentation, strictly, into site/
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 

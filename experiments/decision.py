@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import results
-from experiments.benchmarking import page
+from experiments.benchmarking import page, report
 from experiments.markdown import table
 from experiments.report import made_on
 
 Content = Mapping[str, Any]
 
-# Name in the results -> what a user types, and the examples it uses.
+SIZES = " 64-128-256"  # of the CNN, which the page of costs has
+# Name in the results -> what a user types, and the examples it uses. The second line of
+# K-SAM is the first's method with another share.
 METHODS = {
     "sam": ("`sam()`", "all", "all"),
     "asam": ("`asam()`", "all", "all"),
@@ -19,14 +21,15 @@ METHODS = {
     "esam": ("`esam()`", "all", "the half whose loss rose most"),
     "momentum_sam": ("`momentum_sam()`", "none", "all"),
     "k_sam": ("`k_sam(k=0.25)`", "the hardest quarter", "the same"),
+    "k_sam_half": ("`k_sam(k=0.5)`", "the hardest half", "the same"),
     "k_momentum_sam": ("`k_momentum_sam(k=0.25)`", "none", "the hardest quarter"),
     "k_sam_remembered": (
-        "[remembered K-SAM](how-to/combine.md#the-cheapest-remembered-losses)",
+        "[remembered K-SAM](how-to/combine.md#remembered-losses-the-cheapest)",
         "the quarter that was hardest when last used",
         "the same",
     ),
     "k_momentum_remembered": (
-        "[remembered K-Momentum-SAM](how-to/combine.md#the-cheapest-remembered-losses)",
+        "[remembered K-Momentum-SAM](how-to/combine.md#remembered-losses-the-cheapest)",
         "none",
         "the quarter that was hardest when last used",
     ),
@@ -34,20 +37,21 @@ METHODS = {
 
 
 def choose(contents: Sequence[Content], folder: str) -> str:
-    """Costs of two benchmarked models, and differences from SGD on two data sets.
+    """Costs on benchmarked models, and differences from SGD on data sets.
 
     Args:
-      contents: of two files of the benchmark, then of two comparisons.
+      contents: of files of the benchmark, and of comparisons.
       folder: of pictures, of which there are none.
     """
     del folder
-    costs, gains = contents[:2], contents[2:]
+    costs = [content for content in contents if "workload" in content]
+    gains = [content for content in contents if "workload" not in content]
     headers = (
         "method",
         "climbs on",
         "descends on",
-        *(f"time / SGD: {page.short(content)}" for content in costs),
-        *(f"points minus SGD: {content['dataset']['title']}" for content in gains),
+        *(f"time: {page.short(content).removesuffix(SIZES)}" for content in costs),
+        *(f"points: {content['dataset']['title']}" for content in gains),
     )
     rows = [
         (*words, *(_time(c, name) for c in costs), *(_gain(c, name) for c in gains))
@@ -57,25 +61,41 @@ def choose(contents: Sequence[Content], folder: str) -> str:
 
 
 def _time(content: Content, name: str) -> str:
-    return f"{page.by_method(content)[name]['time_vs_sgd']['median']:.2f}"
+    if name == "k_sam_half":
+        (group,) = report.groups(content, "methods")
+        case = next(c for c in report.swept_cases(group)["k_sam"] if c["share"] == 0.5)
+    else:
+        case = page.by_method(content)[name]
+    return f"{case['time_vs_sgd']['median']:.2f}"
 
 
 def _gain(content: Content, name: str) -> str:
-    runs = {key: entry["runs"] for key, entry in content["methods"].items()}
-    found = results.difference(runs[name], runs["sgd"])
+    found = _difference(content, name)
     mean, low, high = (100 * found[part] for part in ("mean", "low", "high"))
     return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _difference(content: Content, name: str) -> Content:
+    runs = {key: entry["runs"] for key, entry in content["methods"].items()}
+    return results.difference(runs[name], runs["sgd"])
 
 
 def _note(costs: Sequence[Content], gains: Sequence[Content]) -> str:
     data = "; ".join(
         f"{content['dataset']['title']}: {content['dataset']['train']:,} training images, "
-        f"`{content['command']}`"
+        f"{_pairs(content)}, `{content['command']}`"
         for content in gains
     )
     return (
-        f"Time: of a training step on two CPU cores, `{costs[0]['command']}`. Points of "
-        f"test accuracy, with the 95% interval of the paired difference. {data}. Each "
-        f"method with values of its own from the same search on validation data. "
-        f"{made_on(costs[0])}."
+        f"Time: of a training step, SGD's = 1, on two CPU cores, "
+        f"`{costs[0]['command']}`. Points of test accuracy minus SGD's, with the 95% "
+        f"interval of the paired difference. {data}. Hyperparameters chosen for each "
+        f"method by the same search on validation data. {made_on(costs[0])}."
     )
+
+
+def _pairs(content: Content) -> str:
+    found = _difference(content, "k_sam")
+    seeds = content["methods"]["k_sam"]["summary"]["seeds"]
+    each = f" of {seeds} seeds" if found["over"] == "splits" else " of one split"
+    return f"paired over {found['n']} {found['over']}{each}"

@@ -213,7 +213,7 @@ BLOCKS = (
         Path("docs/choose.md"),
         "choose",
         (
-            *(REFERENCE / "benchmark" / f"{name}.json" for name in ("cnn", "vit")),
+            *(REFERENCE / "benchmark" / f"{name}.json" for name in CPU if name != "mlp"),
             REFERENCE / "digits" / "results.json",
             REFERENCE / "reproduce" / "mnist_1000" / "results.json",
         ),

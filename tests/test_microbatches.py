@@ -87,6 +87,16 @@ def test_microbatches_give_the_joined_batchs_steps(name):
     assert_close(found, expected, rtol=5e-6, atol=5e-6)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_in_microbatches_is_the_joined_batchs_to_rounding(name):
+    params, _, batch = mlp(n=N)
+    found, expected = (
+        quick_jit(updater(tx, batched(mlp_loss)))(tx.init(params), params, batch)[0]
+        for tx in (METHODS[name](num_microbatches=PARTS), METHODS[name]())
+    )
+    assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["sam", "k_sam", "esam"])
 @pytest.mark.parametrize("sync", [True, False])
 def test_microbatches_and_groups_give_the_groups_steps(name, sync):
