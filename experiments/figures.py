@@ -221,6 +221,12 @@ BLOCKS = (
     ),
     Block(
         Path("docs/results.md"),
+        "digits",
+        (REFERENCE / "digits" / "results.json",),
+        comparison,
+    ),
+    Block(
+        Path("docs/results.md"),
         "mnist",
         (REFERENCE / "reproduce" / "mnist_1000" / "results.json",),
         reproduced,

@@ -57,7 +57,7 @@ def _row(content: Content, entry: Content) -> tuple[str, ...]:
         accuracy(summary, quoted),
         *((std,) if summary["splits"] > 1 else ()),
         *_cost(entry.get("cost"), wording.baseline(content)),
-        _number(summary["sharpness"], ".4f"),
+        _number(summary["sharpness"], ".2g"),
         *((_published(entry, known),) if known else ()),
     )
 

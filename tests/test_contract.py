@@ -162,9 +162,15 @@ TABLE = {
 }
 
 
+# The others are made of the same parts, and `make test-slow` runs them.
+MAIN = ("sam", "k_sam", "esam", "f_sam", "momentum_sam")
+
+
 def rows(names=TABLE):
     """Parametrizes a test over rows of the table."""
-    return pytest.mark.parametrize("name", [on_one_worker(name) for name in names])
+    return pytest.mark.parametrize(
+        "name", [on_one_worker(name, slow=name not in MAIN) for name in names]
+    )
 
 
 ON_ALL = [name for name, row in TABLE.items() if row.climbs_on_all]
@@ -269,7 +275,6 @@ BASES = {
 
 # `all_wrappers` has the four wrappers; one row takes each of them alone as well.
 # The others are made of the same parts.
-MAIN = ("sam", "k_sam", "esam", "f_sam", "momentum_sam")
 FOR_ALL_ROWS = ["clip_decay_schedule_momentum", "adamw", "muon", "all_wrappers"]
 
 

@@ -173,7 +173,11 @@ EACH_METHOD = ["mlp", "cnn_group_norm", "vit", "scan_checkpoint_dropout"]
 @pytest.mark.parametrize(
     ("model", "method"),
     [
-        *(on_one_worker(m, method) for m in EACH_METHOD for method in ("k_sam", "esam")),
+        *(on_one_worker(m, "k_sam") for m in EACH_METHOD),
+        *(
+            on_one_worker(m, "esam", slow=m in ("vit", "cnn_group_norm"))
+            for m in EACH_METHOD
+        ),
         *(
             on_one_worker(m, "both", slow=m != "linen")
             for m in MODELS

@@ -24,5 +24,13 @@ def test_the_citation_and_the_newest_changes_are_of_this_version():
 
 
 def test_what_is_installed_has_the_version_of_the_code():
-    assert 'dynamic = ["version"]' in read("pyproject.toml")
+    assert 'dynamic = ["version", "readme"]' in read("pyproject.toml")
     assert importlib.metadata.version("ksam_jax") == ksam_jax.__version__
+
+
+def test_no_link_of_the_description_is_relative():
+    """That is what the package index shows, and it has no other files."""
+    text = importlib.metadata.metadata("ksam_jax").get_payload()
+    links = re.findall(r"\]\(([^)]+)\)", str(text))
+    assert len(links) > 10
+    assert all(link.startswith(("https://", "#")) for link in links)

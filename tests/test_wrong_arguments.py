@@ -178,8 +178,10 @@ def complaint(call: Callable[[], Any], names: str, parameter: str) -> str | None
         said = f"{type(error).__name__} in {where}: {error}"
         if not isinstance(error, TypeError | ValueError) or not _is_ours(frames[-1]):
             return said
-        # What `per_example` makes of it is the loss_fn of `update`.
-        also = {"example_loss": "example_loss|loss_fn"}.get(parameter, parameter)
+        # What `per_example` makes of it is the loss_fn of `update`; and of complex weights
+        # the loss is complex, which may be refused as what it returns.
+        others = {"example_loss": "example_loss|loss_fn", "params": "params|loss_fn"}
+        also = others.get(parameter, parameter)
         words = rf"\b({names})\b", rf"\b({also})\b"
         return None if all(re.search(word, str(error)) for word in words) else said
     return None

@@ -76,7 +76,7 @@ def test_figures_are_copied_between_the_marks(project):
     assert "old figures" not in text
     # Means of 90.5 and 92.5, then of 95 and 95; t with one degree of freedom is 12.706,
     # so SGD's margin is 12.706 * sqrt(2) / sqrt(2) = 12.71.
-    assert "| SGD | 91.50 ± 12.71 | 0.71 | n/a | n/a | 0.0150 |" in text
+    assert "| SGD | 91.50 ± 12.71 | 0.71 | n/a | n/a | 0.015 |" in text
     assert "| K-SAM, k = 1/4 | 95.00 ± 0.00 | 1.00 | 0.79 | 1.25 [1.20, 1.30] |" in text
     # Differences 4.5 and 2.5.
     assert (
