@@ -17,21 +17,21 @@ METHODS = {
     "sam": ("`sam()`", "all", "all"),
     "asam": ("`asam()`", "all", "all"),
     "f_sam": ("`f_sam()`", "all", "all"),
-    "random_sam": ("`random_sam(m=0.25)`", "a random quarter", "all"),
-    "esam": ("`esam()`", "all", "the half whose loss rose most"),
+    "random_sam": ("`random_sam(m=0.25)`", "random 1/4", "all"),
+    "esam": ("`esam()`", "all", "1/2 that rose most"),
     "momentum_sam": ("`momentum_sam()`", "none", "all"),
-    "k_sam": ("`k_sam(k=0.25)`", "the hardest quarter", "the same"),
-    "k_sam_half": ("`k_sam(k=0.5)`", "the hardest half", "the same"),
-    "k_momentum_sam": ("`k_momentum_sam(k=0.25)`", "none", "the hardest quarter"),
+    "k_sam": ("`k_sam(k=0.25)`", "hardest 1/4", "the same"),
+    "k_sam_half": ("`k_sam(k=0.5)`", "hardest 1/2", "the same"),
+    "k_momentum_sam": ("`k_momentum_sam(k=0.25)`", "none", "hardest 1/4"),
     "k_sam_remembered": (
         "[remembered K-SAM](how-to/combine.md#remembered-losses-the-cheapest)",
-        "the quarter that was hardest when last used",
+        "hardest 1/4, as remembered",
         "the same",
     ),
     "k_momentum_remembered": (
         "[remembered K-Momentum-SAM](how-to/combine.md#remembered-losses-the-cheapest)",
         "none",
-        "the quarter that was hardest when last used",
+        "hardest 1/4, as remembered",
     ),
 }
 
@@ -71,8 +71,8 @@ def _time(content: Content, name: str) -> str:
 
 def _gain(content: Content, name: str) -> str:
     found = _difference(content, name)
-    mean, low, high = (100 * found[part] for part in ("mean", "low", "high"))
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+    mean, margin = 100 * found["mean"], 50 * (found["high"] - found["low"])
+    return f"{mean:+.2f} ± {margin:.2f}"
 
 
 def _difference(content: Content, name: str) -> Content:
