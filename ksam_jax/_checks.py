@@ -235,20 +235,32 @@ def function(call: str, name: str, value: Any) -> None:
 
 def called(call: str, name: str, value: Callable, takes: str, *args: Any) -> Any:
     """`value(*args)`, if it takes them; what it raises itself comes out as it is."""
-    rule = f"{call}({name}={value!r}): {name} must be a function that can be called with"
-    try:
-        inspect.signature(value).bind(*args)
-    except TypeError as error:
-        raise TypeError(f"{rule} {takes}; got one for which {error}.") from error
-    except ValueError:  # It has no signature to be read, as some of C's don't.
-        pass
     try:
         return value(*args)
     except TypeError as error:
-        # A function of C leaves no frame; one of Python has raised that itself.
-        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+        # A function of C leaves no frame, and a compiled one frames of JAX's.
+        is_its_own = error.__traceback__ is not None and error.__traceback__.tb_next
+        if is_its_own and _binds(value, args):
             raise
-        raise TypeError(f"{rule} {takes}; got one for which {error}.") from error
+        raise TypeError(
+            f"{call}({name}={value!r}): {name} must be a function that can be called with "
+            f"{takes}; got one for which {error}."
+        ) from error
+
+
+def _binds(value: Callable, args: tuple[Any, ...]) -> bool:
+    """Whether the signature, if there is one to be read, has a place for each of them.
+
+    Asked only after a call has failed: a decorated function shows what it wraps, which may
+    take other arguments.
+    """
+    try:
+        inspect.signature(value).bind(*args)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def vector(call: str, name: str, value: Any) -> Array:

@@ -398,3 +398,17 @@ def test_an_error_of_the_loss_comes_out_as_it_is(make):
     for loss in (raising, kj.per_example(raising)):
         with pytest.raises(OwnError):
             step(make(), loss)
+
+
+def test_a_decorated_loss_may_wrap_one_that_takes_more():
+    def of_three(p: Any, batch: Any, weight: float) -> Any:
+        return weight * loss_fn(p, batch)
+
+    @functools.wraps(of_three)
+    def of_two(p: Any, batch: Any) -> Any:
+        return of_three(p, batch, 2.0)
+
+    with as_users_have_it():
+        updates, _ = step(kj.sam(rho=0.0), of_two)
+        plain, _ = step(kj.sam(rho=0.0))
+    np.testing.assert_allclose(updates["w"], 2 * plain["w"], rtol=1e-6)
