@@ -379,7 +379,7 @@ def spoilt(example_loss, start):
         is_bad = jnp.where(at_start, example["bad_here"], example["bad_there"])
         # The root of zero has an infinite slope, and infinity times zero is NaN.
         total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
-        trap = jnp.sqrt((1 - is_bad.astype(total.dtype)) * (1 + 0 * total)) - 1
+        trap = jnp.sqrt((1 - is_bad.astype(jnp.float32)) * (1 + 0 * total)) - 1
         value, aux = found if isinstance(found, tuple) else (found, None)
         value = value + jnp.where(is_bad, trap + 1, trap)
         return value if aux is None else (value, aux)

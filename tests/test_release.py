@@ -30,7 +30,7 @@ def test_what_is_installed_has_the_version_of_the_code():
 
 def test_no_link_of_the_description_is_relative():
     """That is what the package index shows, and it has no other files."""
-    text = importlib.metadata.metadata("ksam_jax").get_payload()
+    text = importlib.metadata.distribution("ksam_jax").read_text("METADATA")
     links = re.findall(r"\]\(([^)]+)\)", str(text))
     assert len(links) > 10
     assert all(link.startswith(("https://", "#")) for link in links)
