@@ -22,7 +22,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
 # Compilation makes the first example slow, and a deadline would only measure that.
-settings.register_profile("ksam_jax", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("ksam_jax", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("ksam_jax")
 
 

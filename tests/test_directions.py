@@ -146,6 +146,7 @@ def test_a_plane_goes_through_its_three_points():
         assert value == pytest.approx(3 + 0.5 * away @ q.hessian @ away, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_they_are_the_same_on_eight_devices():
     loss_fn, params, batch = network()
     batch = rows(batch, [0, 1, 2, 3, 4, 5, 6, 7])

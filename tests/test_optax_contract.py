@@ -60,7 +60,7 @@ METHODS: dict[str, Any] = {
     "loss_scaled": ksam_jax.k_sam,
 }
 # The others' states and steps are made of the same parts.
-MAIN = ("k_sam", "esam", "momentum_sam", "loss_scaled")
+MAIN = ("k_sam", "loss_scaled")
 rows = pytest.mark.parametrize("name", [on_one_worker(name) for name in METHODS])
 main_rows = pytest.mark.parametrize(
     "name", [on_one_worker(name, slow=name not in MAIN) for name in METHODS]

@@ -378,7 +378,11 @@ def test_the_remembering_runs_choose_among_examples_seen_before(name):
     ("name", "form"),
     [(name, "batch") for name in CASES]
     + [(name, "all") for name in CASES if name not in ONE_FORM]
-    + [(name, form) for name in SUBSET_METHODS for form in ("nothing", "matmuls")],
+    + [
+        pytest.param(name, form, marks=pytest.mark.slow)
+        for name in SUBSET_METHODS
+        for form in ("nothing", "matmuls")
+    ],
 )
 def test_method_equals_the_numpy_reference_over_momentum_steps(name, form):
     check_trees_equal(trained(name, form).params, reference(name).params)

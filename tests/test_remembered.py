@@ -252,6 +252,7 @@ SHARDED = """
 """
 
 
+@pytest.mark.slow
 def test_a_batch_sharded_over_devices_gives_the_same_steps():
     """In a process of its own, since the number of devices is fixed at the first use."""
     paths = [str(Path(__file__).parent), str(Path(ksam_jax.__file__).parents[1])]

@@ -238,7 +238,11 @@ def on_mesh(kind) -> tuple[Any, Any]:
     return NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit],
+    ids=str,
+)
 def test_it_is_the_same_on_eight_devices(kind):
     """Examples along the mesh, and the hidden layer's rows along it, too."""
     rng = np.random.default_rng(0)

@@ -368,7 +368,7 @@ CALLS = {
 }
 
 
-@of_parameters(CALLS, slow=lambda name, p: name.split(".")[0] not in ("k_sam", *PARTS))
+@of_parameters(CALLS, slow=lambda name, p: name.split(".")[0] != "k_sam")
 def test_a_wrong_argument_of_init_or_update_gets_an_error_of_ours(case, parameter):
     assert complaints(case, parameter) == []
 

@@ -18,7 +18,7 @@ DEFINITIONS = ("published", "through", "constants")
 TINY = Setup(widths=(4,), images=13, batch=6, chosen=2, steps=(0, 3))
 
 # All tests but two read one compiled program's values, so they belong into one process.
-pytestmark = pytest.mark.xdist_group("batchnorm_gradients")
+pytestmark = [pytest.mark.xdist_group("batchnorm_gradients"), pytest.mark.slow]
 
 
 def random_examples(n):

@@ -22,7 +22,7 @@ from experiments.models import zoo
 from experiments.models.bottleneck import BottleneckResNet
 from experiments.pipeline import Batches
 
-pytestmark = pytest.mark.xdist_group("train")
+pytestmark = [pytest.mark.xdist_group("train"), pytest.mark.slow]
 
 SIZE, TRAIN, JUDGED, BATCH, EPOCHS = 32, 13, 6, 4, 2
 STEPS = EPOCHS * (TRAIN // BATCH)

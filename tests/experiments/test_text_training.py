@@ -197,23 +197,19 @@ def cross_entropy(logits, labels):
     return (np.log(np.exp(logits).sum(-1)) - chosen).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "scores"),
     [
         ("glue/sst2", {"accuracy": lambda labels, told: (labels == told).mean()}),
-        pytest.param("glue/cola", {"matthews": matthews_corrcoef}, marks=pytest.mark.slow),
-        pytest.param(
-            "glue/mnli",
-            {"accuracy": lambda labels, told: (labels == told).mean()},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
+        ("glue/cola", {"matthews": matthews_corrcoef}),
+        ("glue/mnli", {"accuracy": lambda labels, told: (labels == told).mean()}),
+        (
             "glue/stsb",
             {
                 "spearman": lambda labels, told: correlation(stats.spearmanr, labels, told),
                 "pearson": lambda labels, told: correlation(stats.pearsonr, labels, told),
             },
-            marks=pytest.mark.slow,
         ),
     ],
 )
