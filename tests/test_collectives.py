@@ -329,11 +329,16 @@ def test_a_device_keeps_its_part_of_sharded_weights_and_state():
 @pytest.mark.parametrize(
     ("name", "common"),
     [
-        ("f_sam", {}),
         ("k_sam", {"groups": DEVICES}),
         ("k_sam", {"groups": DEVICES, "sync_ascent": False}),
-        ("esam", {"groups": DEVICES}),
-        ("k_momentum_sam", {"groups": DEVICES, "num_microbatches": 2}),
+        *(
+            pytest.param(name, common, marks=pytest.mark.slow)
+            for name, common in (
+                ("f_sam", {}),
+                ("esam", {"groups": DEVICES}),
+                ("k_momentum_sam", {"groups": DEVICES, "num_microbatches": 2}),
+            )
+        ),
     ],
 )
 def test_sharded_weights_train_as_replicated_ones_and_stay_sharded(name, common):

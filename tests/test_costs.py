@@ -42,9 +42,9 @@ BASE = optax.sgd(0.1, momentum=0.9)
 
 
 def also_on_the_cnn(everywhere, other):
-    """Every model with the one keep; with the other the model that compiles quickly."""
+    """Every model with the one keep; with the other the model that compiles sooner."""
     cases = [slowly_on_the_vit(model, everywhere) for model in PROBLEMS]
-    cases.append(on_one_worker("cnn_group_norm", other))
+    cases.append(on_one_worker("cnn_group_norm", other, slow=True))
     return pytest.mark.parametrize(("model", "keep"), cases)
 
 
@@ -122,7 +122,7 @@ def test_k_sam_recomputing_costs_at_most_085_of_sgd(model, keep):
     [
         slowly_on_the_vit("vit", "all"),
         on_one_worker("cnn_group_norm", "all"),
-        on_one_worker("cnn_group_norm", "matmuls"),
+        on_one_worker("cnn_group_norm", "matmuls", slow=True),
     ],
 )
 def test_esam_with_a_shared_forward_pass_costs_at_most_170_of_sgd(model, keep):

@@ -269,10 +269,11 @@ def runs() -> Iterator[tuple[str, str, bool, str]]:
 
 
 def marked() -> Iterator[Any]:
-    """The two main ways are quick, of K-SAM with both kinds of climb; the rest is slow."""
+    """Quick are the two main ways, for the main methods; of the others one way."""
     for name, way, sync, form in runs():
         is_main = way in ("shard_map", "groups, Auto mesh") and (sync or name == "k_sam")
-        marks = () if is_main else pytest.mark.slow
+        is_quick = is_main and (name in MAIN or way == "shard_map")
+        marks = () if is_quick else pytest.mark.slow
         yield pytest.param(name, way, sync, form, marks=marks)
 
 

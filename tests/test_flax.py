@@ -31,7 +31,10 @@ METHODS = {
     "k_sam": functools.partial(ksam_jax.k_sam, rho=0.1, k=0.4),
     "esam": functools.partial(ksam_jax.esam, rho=0.1, beta=1.0),
 }
-methods = pytest.mark.parametrize("method", METHODS)
+methods = pytest.mark.parametrize(
+    "method",
+    ["k_sam", *(pytest.param(m, marks=pytest.mark.slow) for m in ("sam", "esam"))],
+)
 
 
 class NNXNetwork(nnx.Module):

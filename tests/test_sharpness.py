@@ -154,7 +154,9 @@ def rows(batch, chosen):
     return jax.tree.map(lambda x: x[np.asarray(chosen)], batch)
 
 
-@pytest.mark.parametrize("m", [1, 3, 10])
+@pytest.mark.parametrize(
+    "m", [3, *(pytest.param(m, marks=pytest.mark.slow) for m in (1, 10))]
+)
 def test_m_sharpness_is_the_loop_over_groups(m):
     """Ten examples in threes are three groups and one left over."""
     loss_fn, params, batch = mlp_measured()
