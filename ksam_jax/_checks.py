@@ -222,6 +222,7 @@ def _is_array(value: Any) -> bool:
 
 
 def described(value: Any) -> str:
+    """A value and its type, for a message."""
     return f"{value!r} of type {type(value).__name__}"
 
 
@@ -258,8 +259,8 @@ def _binds(value: Callable, args: tuple[Any, ...]) -> bool:
         inspect.signature(value).bind(*args)
     except TypeError:
         return False
-    except ValueError:
-        return True
+    except ValueError:  # No signature to be read.
+        pass
     return True
 
 

@@ -70,8 +70,7 @@ def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransforma
     def update_fn(updates, state, params=None):
         del params
         call = "subtract_ema.update"
-        given = _leaves.floating(call, "updates", updates)
-        updates = widened(call, updates, state, SubtractEmaState)
+        given, updates = updates, widened(call, updates, state, SubtractEmaState)
         _leaves.alike(call, "updates", updates, state.ema, "the params of init")
         rounding = norm(jax.tree.map(_rounding, given))
         is_first = state.steps == 0

@@ -56,13 +56,13 @@ def _stand_in() -> type:
 
 def parameters(call: str, params: PyTree, name: str = "params") -> PyTree:
     """The parameters as JAX arrays, if there are any and all are floating-point."""
-    no_generator(call, name, params)
-    if not jax.tree.leaves(params):
+    remedy = "convert it, or keep it apart from the parameters"
+    arrays = floating(call, name, params, remedy)
+    if not jax.tree.leaves(arrays):
         raise ValueError(
             f"{call}({name}={params!r}): {name} has no leaves; pass the model's parameters."
         )
-    remedy = "convert it, or keep it apart from the parameters"
-    return floating(call, name, params, remedy)
+    return arrays
 
 
 def floating(call: str, name: str, tree: PyTree, remedy: str = "convert it") -> PyTree:
