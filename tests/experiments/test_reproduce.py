@@ -104,7 +104,7 @@ def test_the_table_has_the_numbers_of_the_runs(first, method, label):
     _, n, mean_and_std, operations, time, rise = row_of(first, label)
     assert n == "2"
     assert mean_and_std == f"{accuracy.mean():.2f} ± {accuracy.std(ddof=1):.2f}"
-    assert rise == f"{sharpness.mean():.4f}"
+    assert rise == f"{sharpness.mean():.2g}"
     measured = read(first / "cost.json")["methods"]
     counts = [measured[name]["cost"]["operations"] for name in (method, "sgd")]
     assert operations == f"{counts[0] / counts[1]:.2f}"
