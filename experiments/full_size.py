@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 from rich.console import Console
@@ -181,7 +181,7 @@ def count(experiment: Experiment, mesh: Mesh) -> dict[str, Any]:
     start = time.perf_counter()
     kind = kind_of(experiment)
     made = programs.programs(experiment, mesh, kind)
-    state, batch = abstract_state(made, mesh), abstract_rows(experiment, kind, mesh)
+    state, batch = made.abstract_state(mesh), abstract_rows(experiment, kind, mesh)
     lowered = lower(made, state, batch)
     traced = time.perf_counter()
     compiled = lowered.compile(QUICKLY)
@@ -204,13 +204,6 @@ def count(experiment: Experiment, mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def abstract_state(made: Programs, mesh: Mesh) -> TrainState:
-    """Shapes, types and places of the state before the first step."""
-    seed = jax.ShapeDtypeStruct((), jnp.int32)
-    state = jax.eval_shape(made.start, jax.eval_shape(made.init, seed), seed)
-    return _placed(state, NamedSharding(mesh, P()))
-
-
 def abstract_rows(experiment: Experiment, kind: Kind, mesh: Mesh) -> Rows:
     """The same of a batch, as the pipeline loads it."""
     size = experiment.batch_size
@@ -219,19 +212,13 @@ def abstract_rows(experiment: Experiment, kind: Kind, mesh: Mesh) -> Rows:
     if kind.vocabulary:
         inputs = Tokens(jax.ShapeDtypeStruct((size, *kind.shape), jnp.uint16), inputs)
     batch = Rows(inputs, numbers, numbers, numbers)
-    return _placed(batch, NamedSharding(mesh, P(sharded.DATA)))
+    return sharded.abstract(batch, mesh, P(sharded.DATA))
 
 
 def lower(made: Programs, state: TrainState, batch: Rows) -> Any:
     """The step, traced for these shapes but not compiled."""
     step: Any = made.step
     return step.lower(state, batch, jax.ShapeDtypeStruct((), jnp.int32))
-
-
-def _placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-    )
 
 
 def _bytes(tree: PyTree) -> int:

@@ -36,6 +36,14 @@ def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " n"]:
     )
 
 
+def abstract(tree: PyTree, mesh: Mesh, axes: P) -> PyTree:
+    """Shapes, types and places of arrays that needn't be there."""
+    sharding = NamedSharding(mesh, axes)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
+
+
 def global_batch(mesh: Mesh, batch_size: int, rows: PyTree) -> PyTree:
     """The batch of all processes, from the rows of this one, spread over the devices."""
     sharding = NamedSharding(mesh, P(DATA))

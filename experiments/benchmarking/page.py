@@ -1,14 +1,15 @@
 """The benchmark's results as Markdown, for a page of the documentation."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.benchmarking import report
 from experiments.benchmarking.contenders import CONTENDERS
+from experiments.markdown import table
 from experiments.report import accelerator, made_on
 
 Content = Mapping[str, Any]
-Rows = Sequence[Sequence[str]]
 
 
 def overview(contents: Sequence[Content]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -24,7 +25,7 @@ def overview(contents: Sequence[Content]) -> tuple[tuple[str, ...], list[tuple[s
     return headers, rows
 
 
-def details(content: Content, table: Callable[[Sequence[str], Rows], str]) -> str:
+def details(content: Content) -> str:
     """All tables of one model."""
     parts = [f"### {report.title(content)}"]
     for name, headers, rows in report.tables(content):
@@ -49,7 +50,7 @@ def by_method(content: Content) -> dict[str, Content]:
 
 def short(content: Content) -> str:
     """The model's name without its sizes."""
-    return content["workload"]["title"].split(",")[0]
+    return re.split(r",| \d", content["workload"]["title"])[0]
 
 
 def _label(name: str, cases: Sequence[Content | None]) -> str:

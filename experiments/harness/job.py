@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 from rich.console import Console
 
@@ -72,13 +71,7 @@ class Job(NamedTuple):
 
     def like(self) -> TrainState:
         """Shapes, types and places of the state, without making one."""
-        everywhere = NamedSharding(self.mesh, P())
-        seed = jax.ShapeDtypeStruct((), jnp.int32)
-        variables = jax.eval_shape(self.programs.init, seed)
-        shapes = jax.eval_shape(self.programs.start, variables, seed)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
-        )
+        return self.programs.abstract_state(self.mesh)
 
     def batches(self) -> Batches:
         """The training batches, from the first one on."""

@@ -20,7 +20,7 @@ from experiments.harness.preparation import Preparation
 from experiments.models import zoo
 from experiments.models.pure import PureModel, Variables, pure
 from experiments.pipeline import Rows
-from experiments.sharded import DATA
+from experiments.sharded import DATA, abstract
 from experiments.step import Note, TrainState
 
 # Of the run's seed; augmentation has another number (`experiments.augment`).
@@ -83,6 +83,12 @@ class Programs(NamedTuple):
     uphill: Callable[[TrainState, PyTree], TrainState]
     losses: Callable[[Variables, Rows], Float[Array, " n"]]
     parameters: int
+
+    def abstract_state(self, mesh: Mesh) -> TrainState:
+        """Shapes, types and places of the state, without making one."""
+        seed = jax.ShapeDtypeStruct((), jnp.int32)
+        state = jax.eval_shape(self.start, jax.eval_shape(self.init, seed), seed)
+        return abstract(state, mesh, P())
 
 
 def programs(experiment: Experiment, mesh: Mesh, kind: Kind) -> Programs:

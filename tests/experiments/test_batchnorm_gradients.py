@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import batchnorm, cli, data, figures
+from experiments import batchnorm, cli, data
 from experiments.batchnorm import Setup
 from experiments.data import Dataset, Examples
 from experiments.models import ResNet
+from experiments.pages import renders
 
 SHAPE, CLASSES = (8, 8, 3), 4
 DEFINITIONS = ("published", "through", "constants")
@@ -108,7 +109,7 @@ def test_the_result_has_mean_and_spread_over_seeds(monkeypatch, tmp_path):
     assert content["command"] == f"{batchnorm.PROG} --data-dir DIR --seeds 2"
     assert (content["batch"], content["chosen"], content["seeds"]) == (6, 2, 2)
     first = content["rows"][0]["cosine_through"]
-    shown = figures.batchnorm([content], "")
+    shown = renders.batchnorm([content], "")
     assert f"| 0 | {first['mean']:.2f} ± {first['std']:.2f} |" in shown
     assert [row.pop("steps") for row in content["rows"]] == [0, 3]
     for row in content["rows"]:

@@ -19,7 +19,6 @@ from experiments.benchmarking.programs import Model, Program, or_too_large
 from experiments.benchmarking.steps import Carry, Training
 from experiments.benchmarking.task import make_task, random_batch
 from experiments.configs.benchmark import ACCELERATOR, CPU
-from experiments.figures import table as figures_table
 from experiments.models import MLP, ResNet, ViT
 from experiments.timing import interleaved, median_and_quartiles, ratio
 
@@ -131,10 +130,10 @@ def test_the_page_shows_the_figures_of_the_results(content):
     (case,) = report.default_cases(methods)[1:]
     figures = f"{case['time_vs_sgd']['median']:.2f} ({case['operations_vs_sgd']:.2f})"
     headers, rows = page.overview([content, content])
-    title = content["workload"]["title"].split(",")[0]
-    assert headers == ("time / SGD (operations / SGD)", title, title)
+    assert content["workload"]["title"] == "MLP 784-512-512-10"
+    assert headers == ("time / SGD (operations / SGD)", "MLP", "MLP")
     assert rows == [("SGD", *["1.00 (1.00)"] * 2), ("K-SAM, k = 1/4", *[figures] * 2)]
-    text = page.details(content, figures_table)
+    text = page.details(content)
     assert "batch 32, float32\n\nMethods:\n\n| method | share | ms | time / SGD |" in text
     assert "| predicted | oper. / SGD |" in text
     assert "What to keep of the forward pass:" in text

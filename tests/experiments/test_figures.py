@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from experiments import cli, figures, results
-from experiments.figures import Block, comparison, mislabelled
+from experiments.pages.block import Block
+from experiments.pages.renders import comparison, mislabelled
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 TEXT = f"# Title\n\nbefore\n\n{BEGIN}\nold figures\n{END}\n\nafter\n"

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, figures, full_size, large, sharded
+from experiments import cli, full_size, large, sharded
 from experiments.configs import rows
 from experiments.harness import programs
+from experiments.pages.block import Block
 
 pytestmark = pytest.mark.xdist_group("full_size")
 
@@ -148,7 +149,7 @@ def test_a_step_of_full_size_is_traced_in_shapes(model, method):
     experiment = rows.ROWS[f"{model}_{method}"].experiment
     kind, mesh = full_size.KINDS[experiment.dataset], sharded.data_mesh(8)
     made = programs.programs(experiment, mesh, kind)
-    state = full_size.abstract_state(made, mesh)
+    state = made.abstract_state(mesh)
     batch = full_size.abstract_rows(experiment, kind, mesh)
     assert made.parameters == PARAMETERS[model]
     lowered = full_size.lower(made, state, batch)
@@ -224,7 +225,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch, capsys):
     asked = ("--configs", "digits_sgd", "digits_sam")
     assert run(tmp_path, *asked) == 130
     assert list(saved(tmp_path)["configs"]) == ["digits_sgd"]
-    block = figures.Block(Path("x"), "x", (tmp_path / "full_size.json",), large.block)
+    block = Block(Path("x"), "x", (tmp_path / "full_size.json",), large.block)
     with pytest.raises(cli.UsageError, match="wasn't finished"):
         block.text()
     assert run(tmp_path, *asked) == 0

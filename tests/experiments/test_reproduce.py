@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import cli, cost, figures, plots, report, reproduce, results
+from experiments import cli, cost, plots, report, reproduce, results
 from experiments.cli import RunError
 from experiments.configs.rows import ROWS
 from experiments.configs.tables import TABLES
@@ -15,6 +15,7 @@ from experiments.harness import costs, grid, tabulated
 from experiments.harness.grid import FAILED, Outcome
 from experiments.harness.loop import Loop
 from experiments.harness.stopping import StoppedError
+from experiments.pages import renders
 from experiments.plots import comparison
 
 # All tests read what one grid has left, so they belong into one process.
@@ -151,7 +152,7 @@ def test_how_it_was_made_is_in_the_results(first):
 
 @pytest.mark.slow
 def test_a_page_shows_it(first):
-    text = figures.reproduced([read(first / "results.json")], "some/folder")
+    text = renders.reproduced([read(first / "results.json")], "some/folder")
     assert "| " + " | ".join(row_of(first, "SGD")) + " |" in text
     assert "](some/folder/comparison.png)" in text
     assert "`python -m experiments.reproduce --table digits" in text

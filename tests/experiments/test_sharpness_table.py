@@ -14,11 +14,12 @@ import pytest
 from experiments import cli, figures, files, sharpness
 from experiments.data import Examples
 from experiments.evaluation import evaluator, losses_of
-from experiments.figures import Block, measured
 from experiments.flatness import measures, report, tabulated
 from experiments.flatness.measures import LOSS, MEASURES, Value
 from experiments.flatness.solutions import in_batches, replica
 from experiments.output import PARTIAL, RESULTS
+from experiments.pages.block import Block
+from experiments.pages.renders import measured
 from experiments.splits import training_split
 from experiments.study import Trained
 

@@ -10,7 +10,6 @@ from experiments.report import made_on
 
 Content = Mapping[str, Any]
 
-SIZES = " 64-128-256"  # of the CNN, which the page of costs has
 # Name in the results -> what a user types, and the examples it uses. The second line of
 # K-SAM is the first's method with another share.
 METHODS = {
@@ -50,7 +49,7 @@ def choose(contents: Sequence[Content], folder: str) -> str:
         "method",
         "climbs on",
         "descends on",
-        *(f"time: {page.short(content).removesuffix(SIZES)}" for content in costs),
+        *(f"time: {page.short(content)}" for content in costs),
         *(f"points: {content['dataset']['title']}" for content in gains),
     )
     rows = [

@@ -1,0 +1,1 @@
+"""What the pages show of result files, as Markdown between two marks."""

@@ -1,0 +1,64 @@
+"""A part of a page that is made of result files."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import cli
+
+Content = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a page that is made of result files.
+
+    Attributes:
+      page: the file that has the marks.
+      name: of the marks.
+      sources: result files.
+      render: (contents of the sources, folder of the pictures) -> Markdown.
+    """
+
+    page: Path
+    name: str
+    sources: tuple[Path, ...]
+    render: Callable[[Sequence[Content], str], str]
+
+    def text(self) -> str:
+        """The figures as Markdown."""
+        contents = [_finished(source) for source in self.sources]
+        folder = os.path.relpath(self.sources[0].parent, self.page.parent)
+        return self.render(contents, Path(folder).as_posix())
+
+    def into(self, text: str) -> str:
+        """The page's text, with the figures between the block's marks."""
+        figures = self.text()
+        begin, end = (f"<!-- {self.name}:{which} -->" for which in ("begin", "end"))
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise cli.UsageError(f"{self.page} must have {begin} and {end} once each")
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        return f"{before}{begin}\n{figures}\n{end}{after}"
+
+
+def read(path: Path) -> str:
+    """A file's text, or one line that says why not."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise cli.UsageError(f"can't read {path}: {error.strerror}") from error
+
+
+def _finished(path: Path) -> Content:
+    try:
+        content = json.loads(read(path))
+        complete = content.get("complete", "machine" in content)
+    except (ValueError, AttributeError) as error:
+        raise cli.UsageError(f"{path} is not a file of results") from error
+    if not complete:
+        raise cli.UsageError(f"{path} is of a run that wasn't finished")
+    return content
