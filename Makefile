@@ -8,6 +8,9 @@ STAMP   := $(VENV)/.installed
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --editable
 PYTEST  := -m pytest -n auto --dist loadgroup
 
+# An environment that has this set would compile JAX anew in each process.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo benchmark test test-slow test-all test-lowest $(PYTHONS:%=test-%) \
 	docs parity package check format clean
 

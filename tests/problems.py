@@ -23,6 +23,12 @@ def on_one_worker(name, *values, slow=False):
     return pytest.param(name, *values, marks=marks)
 
 
+def slow_but(quick, names):
+    """A test's parameters, of which all but `quick` are left to the slow tests."""
+    marks = pytest.mark.slow
+    return [pytest.param(n, marks=() if n in quick else marks) for n in names]
+
+
 class Problem(NamedTuple):
     """Parameters, the loss of one example, and one batch."""
 

@@ -17,6 +17,7 @@ from problems import (
     cross_entropy,
     on_one_worker,
     quick_jit,
+    slow_but,
     updater,
 )
 
@@ -112,7 +113,7 @@ def training_step(model, tx):
     return step
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(("sam", "k_sam", "esam"), METHODS))
 @pytest.mark.parametrize("name", [on_one_worker(m) for m in MODELS])
 def test_statistics_are_those_of_one_clean_pass_over_the_whole_batch(name, method):
     model = MODELS[name]()

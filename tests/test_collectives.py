@@ -330,10 +330,10 @@ def test_a_device_keeps_its_part_of_sharded_weights_and_state():
     ("name", "common"),
     [
         ("k_sam", {"groups": DEVICES}),
-        ("k_sam", {"groups": DEVICES, "sync_ascent": False}),
         *(
             pytest.param(name, common, marks=pytest.mark.slow)
             for name, common in (
+                ("k_sam", {"groups": DEVICES, "sync_ascent": False}),
                 ("f_sam", {}),
                 ("esam", {"groups": DEVICES}),
                 ("k_momentum_sam", {"groups": DEVICES, "num_microbatches": 2}),

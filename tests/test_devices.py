@@ -20,7 +20,7 @@ from device_oracles import Answers
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from problems import quick_jit
+from problems import quick_jit, slow_but
 from test_oracles import (
     FEATURES,
     LEARNING_RATE,
@@ -272,7 +272,7 @@ def marked() -> Iterator[Any]:
     """Quick are the two main ways, for the main methods; of the others one way."""
     for name, way, sync, form in runs():
         is_main = way in ("shard_map", "groups, Auto mesh") and (sync or name == "k_sam")
-        is_quick = is_main and (name in MAIN or way == "shard_map")
+        is_quick = is_main and (name == "k_sam" or way == "shard_map")
         marks = () if is_quick else pytest.mark.slow
         yield pytest.param(name, way, sync, form, marks=marks)
 
@@ -416,10 +416,11 @@ def test_aux_of_single_examples_stays_in_the_order_of_the_batch(way):
     np.testing.assert_array_equal(aux, batches()[0].inputs[:, 1])
 
 
-@pytest.mark.parametrize("method", [ksam_jax.k_sam, ksam_jax.random_sam, ksam_jax.esam])
+@pytest.mark.parametrize("name", slow_but(("k_sam",), ("k_sam", "random_sam", "esam")))
 @pytest.mark.parametrize("sync", [True, False])
-def test_one_device_is_no_device(method, sync):
+def test_one_device_is_no_device(name, sync):
     """An axis of size one, or one group, changes nothing: not even what is drawn."""
+    method = getattr(ksam_jax, name)
     params, batch = as_jax(start()), one_batch()
     loss_fn = loss_in_form("batch")
 

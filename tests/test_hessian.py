@@ -170,11 +170,8 @@ def wide_layers(width, n):
     return params, batch
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_sharded_data_and_weights_give_the_same(kind):
     params, batch = wide_layers(8, 16)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))

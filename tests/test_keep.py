@@ -35,7 +35,7 @@ def gradient(example_loss, params, batch, keep):
 # the convolutions 3 * 3 * 2 and 3 * 3 * 4.
 @pytest.mark.parametrize(
     ("problem", "keep"),
-    [(vit, 6), pytest.param(vit, 9, marks=pytest.mark.slow), (cnn, 19)],
+    [*(pytest.param(vit, keep, marks=pytest.mark.slow) for keep in (6, 9)), (cnn, 19)],
 )
 def test_an_integer_gives_the_recomputed_gradient(problem, keep):
     params, example_loss, batch = problem()

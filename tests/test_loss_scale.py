@@ -559,7 +559,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", [on_one_worker(way) for way in WAYS])
+@pytest.mark.parametrize(
+    "way",
+    [on_one_worker(way, slow=way in ("apart", "groups apart, Explicit")) for way in WAYS],
+)
 def test_one_device_that_overflows_makes_all_skip(way):
     params, options = mlp().params, WAYS[way]
     chain: Any = optax.chain(ksam_jax.sam(RHO, **options), SGD)

@@ -280,7 +280,10 @@ def test_accumulation_waits_and_then_steps_along_the_mean_of_the_gradients(name)
 # --------------------------------------------------------------------------- states
 
 
-@rows
+@pytest.mark.parametrize(
+    "name",
+    [on_one_worker(n, slow=n not in ("k_sam", "f_sam", "of_parts")) for n in METHODS],
+)
 def test_init_is_the_same_compiled_and_has_its_shapes(name):
     """contrib and alias: `jax.jit(opt.init)`."""
     tx, params = chained(name, RHO, momentum()), pair()

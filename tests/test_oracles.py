@@ -16,7 +16,7 @@ import optax
 import oracles
 import pytest
 from jax import lax
-from problems import quick_jit
+from problems import quick_jit, slow_but
 
 import ksam_jax
 
@@ -388,7 +388,7 @@ def test_method_equals_the_numpy_reference_over_momentum_steps(name, form):
     check_trees_equal(trained(name, form).params, reference(name).params)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but(("k_sam", "esam", "random_sam", "f_sam"), CASES))
 def test_info_holds_the_norms_of_the_reference(name):
     info, steps = trained(name, "batch").info, reference(name).steps
     ascent = [oracles.norm(step.ascent) for step in steps]
@@ -466,7 +466,10 @@ DEGENERATE = {
 @pytest.mark.parametrize(
     ("name", "form"),
     [(name, "batch") for name in DEGENERATE]
-    + [(name, "all") for name in ("k_sam(k=1.0)", "random_sam(m=1.0)", "esam(beta=1)")],
+    + [
+        pytest.param(name, "all", marks=pytest.mark.slow)
+        for name in ("k_sam(k=1.0)", "random_sam(m=1.0)", "esam(beta=1)")
+    ],
 )
 def test_method_with_everything_chosen_and_nothing_masked_is_sam(name, form):
     found = train(DEGENERATE[name](rising()), loss_in_form(form))

@@ -291,6 +291,7 @@ def test_a_second_measure_compiles_nothing():
     assert len(traced) - before == 1
 
 
+@pytest.mark.slow
 def test_losses_that_are_gone_leave_no_arrays_behind():
     """Each closes over an array of its own; the compiled functions of a few are kept."""
     batches = [{"x": jnp.ones(2)}]

@@ -20,6 +20,7 @@ import jaxtyping
 import numpy as np
 import optax
 import pytest
+from problems import slow_but
 
 import ksam_jax as kj
 
@@ -315,9 +316,7 @@ def test_the_table_has_all_that_is_public():
     assert all(issubclass(record, tuple) for record in records)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * is_slow(n)) for n in FUNCTIONS]
-)
+@pytest.mark.parametrize("name", slow_but(("k_sam", "sharpness_aware"), FUNCTIONS))
 def test_what_is_changed_is_right_before(name):
     case = FUNCTIONS[name]
     case.use(case.function(**case.good))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from problems import QUICK
+from problems import QUICK, slow_but
 
 from experiments import benchmark, cli
 from experiments.benchmarking import measurement, page, plan, programs, report
@@ -319,7 +319,7 @@ def test_predictions():
     assert found == {name: pytest.approx(costs) for name, costs in COSTS.items()}
 
 
-@pytest.mark.parametrize("method", CONTENDERS)
+@pytest.mark.parametrize("method", slow_but(("sgd", "k_sam", "esam"), CONTENDERS))
 def test_every_method_trains_a_model_with_statistics(method):
     """Traced, not compiled: the carry has the same structure after a step."""
     task = make_task(BATCH_NORM.build("float32"))
@@ -348,7 +348,7 @@ def test_a_step_moves_weights_and_statistics():
         assert any((a != b).any() for a, b in pairs)
 
 
-@pytest.mark.parametrize("models", [CPU, ACCELERATOR])
+@pytest.mark.parametrize("models", slow_but((CPU,), (CPU, ACCELERATOR)))
 def test_the_models_have_their_names_and_accept_their_examples(models):
     for name, workload in models.items():
         assert workload.name == name

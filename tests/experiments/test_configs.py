@@ -429,7 +429,14 @@ def logits(name, model):
 LARGER = {"vit_s", "vit_s_16", "bert_base", "bert_large"}
 
 
-@pytest.mark.parametrize("name", [name for name in zoo.MODELS if name not in LARGER])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "pyramidnet110"))
+        for name in zoo.MODELS
+        if name not in LARGER
+    ],
+)
 def test_every_model_has_logits_of_its_classes(name):
     out = logits(name, abstract(name, 10))
     assert (out.shape, out.dtype) == ((3, 10), jnp.float32)

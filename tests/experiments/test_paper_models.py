@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from problems import quick_jit
+from problems import quick_jit, slow_but
 
 from experiments.models import VGG, PyramidNet, ViT, WideResNet
 from experiments.models.layers import norms
@@ -371,7 +371,7 @@ def with_other_neighbours(images):
     return np.where(np.arange(len(images))[:, None, None, None] == 1, images, 1.0 - images)
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", slow_but(("batch",), ("batch", "group")))
 @pytest.mark.parametrize("name", TINY)
 def test_every_kernel_has_a_gradient_and_all_are_finite(name, norm):
     _, params, rest = tiny(name, norm)

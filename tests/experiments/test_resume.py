@@ -83,7 +83,9 @@ def test_a_run_without_a_checkpoint_yet_begins_again(tmp_path):
     runs.assert_same_numbers(folder, runs.whole())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_run_told_to_stop_saves_and_goes_on(tmp_path, number):
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     stopped = runs.run(tmp_path, done=runs.at(7, number))
