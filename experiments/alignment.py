@@ -39,7 +39,7 @@ HEADERS = (
     "model and data",
     "batches",
     "examples",
-    *(f"k = {Fraction(k)}" for k in KS),
+    *("all" if k == 1 else f"k = {Fraction(k)}" for k in KS),
     "recommended",
 )
 
@@ -122,7 +122,7 @@ def table_rows(content: Content) -> list[tuple[str, ...]]:
                 f"{entry['batches']} of {entry['batch_size']}",
                 "highest loss",
                 *_cosines(entry["highest"]),
-                str(Fraction(entry["recommended"])),
+                "all" if entry["recommended"] == 1 else str(Fraction(entry["recommended"])),
             ),
             ("", "", "random", *_cosines(entry["random"]), ""),
         )

@@ -11,7 +11,7 @@ and memory.png. A run that was stopped goes on with the models that are missing,
 options, versions and machine are the same.
 
 On an accelerator the models and batches are larger. With its defaults it takes about
-twenty minutes on two cores.
+half an hour on two cores.
 
 Example: python -m experiments.benchmark --models mlp --rounds 3 --no-sweep
 """

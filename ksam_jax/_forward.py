@@ -52,7 +52,9 @@ class PerExample:
 def per_example(
     example_loss: Callable[[Any, Any], Any], keep: str | int = "auto"
 ) -> PerExample:
-    """Turns the loss of one example into a `loss_fn` for a batch, by `vmap`.
+    r"""Turns the loss of one example into a `loss_fn` for a batch, by `vmap`.
+
+    .. math:: L(w, b)_i = \ell(w, b_i)
 
     A function of one example can't see the others, so one forward pass over the batch
     may give both the losses that select and the gradient of the selected: K-SAM then

@@ -21,6 +21,7 @@ def get_info(opt_state: Any) -> SharpnessAwareInfo:
 
     Raises:
       ValueError: if the state holds none of our transformations, or several.
+      TypeError: if it has a generator in it, which reading would use up.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -54,6 +55,7 @@ def take_aux(opt_state: Any) -> tuple[Any, Any]:
 
     Raises:
       ValueError: if the state holds none of our transformations, or several.
+      TypeError: if it has a generator in it, which reading would use up.
 
     Example:
       >>> import jax.numpy as jnp, optax

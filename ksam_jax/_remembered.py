@@ -28,7 +28,10 @@ class RememberedLosses(NamedTuple):
 def highest_remembered_loss(
     k: Any, num_examples: int, index: Hashable | Callable[[Any], Any] = "index"
 ) -> Selection:
-    """The k examples whose loss was highest when they were last used (experimental).
+    r"""The k examples whose loss was highest when they were last used (experimental).
+
+    .. math:: M = \mathrm{top}_k \, r_i, \qquad
+      r_i \leftarrow \ell_i \text{ for } i \in M, \qquad r_i = \infty \text{ at first}
 
     Examples not used yet come first, so the first epoch passes over new ones. The
     memory is one float per training example in the transformation's state; after a step

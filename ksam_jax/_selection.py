@@ -75,7 +75,9 @@ class Selection(NamedTuple):
 
 
 def everything() -> Selection:
-    """All examples, with equal weight: nothing is gathered.
+    r"""All examples, with equal weight: nothing is gathered.
+
+    .. math:: M = \{1, \dots, N\}
 
     Returns:
       A `Selection` for `sharpness_aware`.
@@ -84,12 +86,18 @@ def everything() -> Selection:
       >>> import ksam_jax
       >>> ksam_jax.everything().call
       'everything()'
+
+    Reference:
+      Foret et al., SAM, ICLR 2021, where both passes use the whole batch.
     """
     return Selection("everything()", frozenset(), optax.EmptyState, None)
 
 
 def highest_loss(k: Any, skip: Any = None) -> Selection:
-    """The k examples with the highest loss, below those that are skipped.
+    r"""The k examples with the highest loss, below those that are skipped.
+
+    .. math:: M = \mathrm{top}_k \, \ell_i(w), \qquad
+      g = \frac{1}{k} \sum_{i \in M} \nabla \ell_i
 
     The loss is that at the unperturbed weights or, where no pass runs there (after
     `past_descent`), at the perturbed ones. Ties go to the lowest index. A loss that is
@@ -128,7 +136,9 @@ def highest_loss(k: Any, skip: Any = None) -> Selection:
 
 
 def largest_increase(gamma: Any) -> Selection:
-    """The examples whose loss the perturbation raised most; for the descent only.
+    r"""The examples whose loss the perturbation raised most; for the descent only.
+
+    .. math:: M = \mathrm{top}_\gamma \, \big( \ell_i(w + \epsilon) - \ell_i(w) \big)
 
     Ties go to the lowest index; without a perturbation all are ties.
 
@@ -156,7 +166,9 @@ def largest_increase(gamma: Any) -> Selection:
 
 
 def random_subset(m: Any, seed: Any = 0) -> Selection:
-    """Examples drawn uniformly without replacement, anew at every step.
+    r"""Examples drawn uniformly without replacement, anew at every step.
+
+    .. math:: M \sim \mathrm{Uniform} \{ S \subseteq \{1, \dots, N\} : |S| = m \}
 
     Two of them with the same seed, for the climb and for the descent, draw the same.
 
@@ -185,7 +197,9 @@ def random_subset(m: Any, seed: Any = 0) -> Selection:
 
 
 def top_k_mask(losses: Float[Array, " N"], k: Any) -> Float[Array, " N"]:
-    """A 0/1 mask of the k highest losses, to weight losses instead of gathering them.
+    r"""A 0/1 mask of the k highest losses, to weight losses instead of gathering them.
+
+    .. math:: m_i = 1 \text{ if } i \in \mathrm{top}_k \, \ell_i, \text{ else } 0
 
     With it a loss of the caller's own can be restricted to the highest-loss examples:
     `jnp.sum(top_k_mask(losses, k) * losses) / count`. It saves no work, and it can't
@@ -202,6 +216,7 @@ def top_k_mask(losses: Float[Array, " N"], k: Any) -> Float[Array, " N"]:
 
     Raises:
       ValueError: if `k` breaks the rule of `highest_loss`, or `losses` isn't `(N,)`.
+      TypeError: if `k` isn't a real number, or `losses` aren't real numbers.
 
     Example:
       >>> import jax.numpy as jnp

@@ -99,10 +99,10 @@ def sharpness_aware(
     Raises:
       TypeError: if an argument has the wrong type.
       ValueError: if `ascent` needs losses that the climb can't have, or `sync_ascent` is
-        False without devices or groups; in `init` and `update` if `mask` doesn't fit the
-        parameters, `axis_name` isn't bound, `groups` or `num_microbatches` don't divide
-        the batch, a fraction is less than one example of each device or group, and for bad
-        input of theirs.
+        False without devices or groups, or with a perturbation that remembers; in `init`
+        and `update` if `mask` doesn't fit the parameters, `axis_name` isn't bound, `groups`
+        or `num_microbatches` don't divide the batch, a fraction is less than one example of
+        each device or group, and for bad input of theirs.
 
     Example:
       >>> import jax.numpy as jnp, optax

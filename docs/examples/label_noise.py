@@ -18,7 +18,8 @@ images, labels = load_digits(return_X_y=True)
 images = np.asarray(images / 16, np.float32)
 train, test = np.arange(900), np.arange(900, len(labels))
 rng = np.random.default_rng(0)
-noisy = np.where(rng.random(len(labels)) < WRONG, rng.integers(0, 10, len(labels)), labels)
+other = (labels + rng.integers(1, 10, len(labels))) % 10
+noisy = np.where(rng.random(len(labels)) < WRONG, other, labels)
 
 
 def apply(params, x):

@@ -122,7 +122,7 @@ def recommend_k(alignment: Alignment, least: Any = 0.9) -> int | float:
 
     Raises:
       ValueError: if `least` is outside (0, 1].
-      TypeError: if `least` isn't a real number.
+      TypeError: if `alignment` isn't an `Alignment`, or `least` not a real number.
 
     Example:
       >>> import numpy as np

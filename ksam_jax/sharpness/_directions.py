@@ -54,8 +54,8 @@ def random_direction(
       much as there is.
 
     Raises:
-      ValueError: if `params` is empty, or `mask` doesn't fit it.
-      TypeError: if `params` aren't real arrays, or `seed` isn't an integer.
+      ValueError: if `params` is empty, `mask` doesn't fit it, or a leaf has no such axis.
+      TypeError: if `params` aren't real arrays, or `seed` or `filter_axis` no integer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,7 +106,7 @@ def filter_normalized(
 
     Raises:
       ValueError: if `direction` isn't like `params`, or a leaf has no such axis.
-      TypeError: if `params` aren't real arrays.
+      TypeError: if `params` aren't real arrays, or `filter_axis` isn't an integer.
 
     Example:
       >>> import jax.numpy as jnp

@@ -51,9 +51,9 @@ def top_eigenvalues(
 
     By the Lanczos iteration with full reorthogonalization, from matfree: one
     Hessian-vector product per step. Its basis, `num_steps` vectors of the parameters'
-    size, is in the host's memory, in passing up to five times. It converges at the ends
-    of the spectrum first; `errors` says how far it is, and more steps make them smaller. An
-    eigenvalue that is there several times takes more steps to be seen as often.
+    size, is in the host's memory, temporarily up to five times as much. It converges at
+    the ends of the spectrum first; `errors` says how far it is, and more steps make them
+    smaller. An eigenvalue that is there several times takes more steps to be seen as often.
 
     Args:
       loss_fn: as in `sam_sharpness`; differentiable twice.

@@ -66,7 +66,7 @@ def m_sharpness(
       An `MSharpness`; `value` is the mean.
 
     Raises:
-      ValueError: as `sam_sharpness`, or if `m` is below 1 or above a batch's size.
+      ValueError: as `sam_sharpness`, or if `m` is below 1 or above the first batch's size.
       TypeError: as `sam_sharpness`.
 
     Example:
