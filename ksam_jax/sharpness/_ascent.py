@@ -83,8 +83,8 @@ def sam_sharpness(
         and out of `mask`.
       params: pytree of floating-point arrays, sharded or not; in float32 or wider.
       batches: a list of batches, or what else can be iterated over again and again, with
-        the same examples in the same order; each as in training, all leaves with the
-        leading axis N, which may differ.
+        the same examples in the same order, but no tuple; each as in training, all leaves
+        with the leading axis N, which may differ.
       rho: radius in the parameters' units, above 0.
       num_steps: gradient steps, at least 1; each is a pass over all batches.
       seed: of the random beginning.
