@@ -35,11 +35,18 @@ from ksam_jax import sharpness
 
 PROG = "python -m experiments.alignment"
 KS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+def _share(k: float) -> str:
+    # Not "1", which is one example.
+    return "all" if k == 1 else str(Fraction(k))
+
+
 HEADERS = (
     "model and data",
     "batches",
     "examples",
-    *("all" if k == 1 else f"k = {Fraction(k)}" for k in KS),
+    *(f"k = {_share(k)}" for k in KS),
     "recommended",
 )
 
@@ -122,7 +129,7 @@ def table_rows(content: Content) -> list[tuple[str, ...]]:
                 f"{entry['batches']} of {entry['batch_size']}",
                 "highest loss",
                 *_cosines(entry["highest"]),
-                "all" if entry["recommended"] == 1 else str(Fraction(entry["recommended"])),
+                _share(entry["recommended"]),
             ),
             ("", "", "random", *_cosines(entry["random"]), ""),
         )

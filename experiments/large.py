@@ -19,10 +19,9 @@ def tables(content: Content) -> list[Table]:
     return [_table(title, list(entries)) for title, entries in groups]
 
 
-def block(contents: Sequence[Content], folder: str) -> str:
+def block(content: Content, folder: str) -> str:
     """The tables as Markdown, and how they were made."""
     del folder
-    (content,) = contents
     parts = [
         f"**{title}**\n\n{table(headers, rows)}" for title, headers, rows in tables(content)
     ]

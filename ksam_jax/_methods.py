@@ -265,8 +265,8 @@ def k_sam(
       u = \nabla L_K(w + \epsilon)
 
     Forward passes' worth of work per example: 1 + 6k, or 1 + 5k where `per_example`
-    shares the forward pass; SGD's is 3. With mislabelled examples
-    the highest losses are the wrong labels: `skip` some there, or use `sam`.
+    shares the forward pass; SGD's is 3. With mislabelled examples the
+    highest losses are the wrong labels: `skip` some there, or use `sam`.
 
     Args:
       rho: radius in the parameters' units; a float, a traced scalar or an

@@ -18,6 +18,7 @@ from problems import (
     mean_loss,
     mlp_batch,
     quick_jit,
+    slow_but,
     updater,
 )
 
@@ -33,7 +34,7 @@ METHODS = {
 }
 methods = pytest.mark.parametrize(
     "method",
-    ["k_sam", *(pytest.param(m, marks=pytest.mark.slow) for m in ("sam", "esam"))],
+    slow_but(("k_sam",), METHODS),
 )
 
 

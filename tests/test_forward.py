@@ -30,6 +30,7 @@ from problems import (
     on_one_worker,
     quick_jit,
     scanned,
+    slow_but,
     updater,
     vit,
 )
@@ -38,7 +39,7 @@ import ksam_jax
 
 SHARED = ("all", "matmuls")
 # Together they take a minute, and each shows the same of another choice of residuals.
-ONE_BY_ONE = ("all", pytest.param("matmuls", marks=pytest.mark.slow))
+ONE_BY_ONE = slow_but(("all",), SHARED)
 
 
 def both_shared():

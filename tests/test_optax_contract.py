@@ -61,10 +61,14 @@ METHODS: dict[str, Any] = {
 }
 # The others' states and steps are made of the same parts.
 MAIN = ("k_sam", "loss_scaled")
-rows = pytest.mark.parametrize("name", [on_one_worker(name) for name in METHODS])
-main_rows = pytest.mark.parametrize(
-    "name", [on_one_worker(name, slow=name not in MAIN) for name in METHODS]
-)
+
+
+def quick_rows(quick):
+    each = [on_one_worker(name, slow=name not in quick) for name in METHODS]
+    return pytest.mark.parametrize("name", each)
+
+
+rows, main_rows = quick_rows(METHODS), quick_rows(MAIN)
 
 
 def chained(name, rho, base, chain=optax.chain) -> Any:
@@ -280,10 +284,7 @@ def test_accumulation_waits_and_then_steps_along_the_mean_of_the_gradients(name)
 # --------------------------------------------------------------------------- states
 
 
-@pytest.mark.parametrize(
-    "name",
-    [on_one_worker(n, slow=n not in ("k_sam", "f_sam", "of_parts")) for n in METHODS],
-)
+@quick_rows(("k_sam", "f_sam", "of_parts"))
 def test_init_is_the_same_compiled_and_has_its_shapes(name):
     """contrib and alias: `jax.jit(opt.init)`."""
     tx, params = chained(name, RHO, momentum()), pair()

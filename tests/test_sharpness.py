@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from problems import batched, mlp
+from problems import batched, mlp, slow_but
 from quadratics import flat, largest_rise, quadratic
 
 import ksam_jax
@@ -154,9 +154,7 @@ def rows(batch, chosen):
     return jax.tree.map(lambda x: x[np.asarray(chosen)], batch)
 
 
-@pytest.mark.parametrize(
-    "m", [3, *(pytest.param(m, marks=pytest.mark.slow) for m in (1, 10))]
-)
+@pytest.mark.parametrize("m", slow_but((3,), (1, 3, 10)))
 def test_m_sharpness_is_the_loop_over_groups(m):
     """Ten examples in threes are three groups and one left over."""
     loss_fn, params, batch = mlp_measured()
@@ -242,7 +240,7 @@ def on_mesh(kind) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit],
+    slow_but((AxisType.Explicit,), (AxisType.Auto, AxisType.Explicit)),
     ids=str,
 )
 def test_it_is_the_same_on_eight_devices(kind):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,19 @@ class Block:
       page: the file that has the marks.
       name: of the marks.
       sources: result files.
-      render: (contents of the sources, folder of the pictures) -> Markdown.
+      render: (*contents of the sources, folder=that of the pictures) -> Markdown.
     """
 
     page: Path
     name: str
     sources: tuple[Path, ...]
-    render: Callable[[Sequence[Content], str], str]
+    render: Callable[..., str]
 
     def text(self) -> str:
         """The figures as Markdown."""
         contents = [_finished(source) for source in self.sources]
         folder = os.path.relpath(self.sources[0].parent, self.page.parent)
-        return self.render(contents, Path(folder).as_posix())
+        return self.render(*contents, folder=Path(folder).as_posix())
 
     def into(self, text: str) -> str:
         """The page's text, with the figures between the block's marks."""

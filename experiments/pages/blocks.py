@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from experiments import large
+from experiments import large, markdown
 from experiments.configs.benchmark import CPU
+from experiments.devices import page as devices
 from experiments.pages import decision, renders
 from experiments.pages.block import Block
 
@@ -33,8 +34,8 @@ CHOOSE = (
 )
 
 RESULTS = (
-    Block(Path("README.md"), "results", (DIGITS,), renders.comparison),
-    Block(DOCS / "results.md", "digits", (DIGITS,), renders.comparison),
+    Block(Path("README.md"), "results", (DIGITS,), markdown.comparison),
+    Block(DOCS / "results.md", "digits", (DIGITS,), markdown.comparison),
     Block(DOCS / "results.md", "mnist", (MNIST,), renders.reproduced),
     Block(
         DOCS / "results.md",
@@ -52,7 +53,7 @@ RESULTS = (
         DOCS / "results.md",
         "remembered",
         _results("remembered/digits"),
-        renders.comparison,
+        markdown.comparison,
     ),
     Block(
         DOCS / "results.md",
@@ -91,7 +92,7 @@ PERFORMANCE = (
     ),
     Block(DOCS / "scaling.md", "sent", (SCALING,), renders.sent),
     Block(DOCS / "scaling.md", "kept", (SCALING,), renders.kept),
-    Block(DOCS / "scaling.md", "computed", (SCALING,), renders.pod),
+    Block(DOCS / "scaling.md", "computed", (SCALING,), devices.computed),
 )
 
 SHARPNESS = tuple(

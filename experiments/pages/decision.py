@@ -1,14 +1,12 @@
 """One table to choose a method by: what each costs, and what it gave."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from experiments import results
 from experiments.benchmarking import page, report
 from experiments.markdown import table
+from experiments.pages.block import Content
 from experiments.report import made_on
-
-Content = Mapping[str, Any]
 
 # Name in the results -> what a user types, and the examples it uses. The second line of
 # K-SAM is the first's method with another share.
@@ -35,7 +33,7 @@ METHODS = {
 }
 
 
-def choose(contents: Sequence[Content], folder: str) -> str:
+def choose(*contents: Content, folder: str) -> str:
     """Costs on benchmarked models, and differences from SGD on data sets.
 
     Args:

@@ -1,7 +1,6 @@
-"""Results as Markdown: of each kind of block, (contents, folder of pictures) -> text."""
+"""Results as Markdown: of each kind of block, (*contents, folder of pictures) -> text."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from experiments import alignment, markdown, noise, throughput
 from experiments.benchmarking import page
@@ -9,9 +8,8 @@ from experiments.benchmarking.report import NOTES
 from experiments.devices import page as devices
 from experiments.flatness import report as flatness
 from experiments.markdown import how, table
+from experiments.pages.block import Content
 from experiments.report import title
-
-Content = Mapping[str, Any]
 
 # Columns of the table about BatchNorm: name in the results -> header, format.
 BATCHNORM = {
@@ -23,28 +21,20 @@ BATCHNORM = {
 }
 
 
-def comparison(contents: Sequence[Content], folder: str) -> str:
-    """The tables and the picture of one comparison."""
-    (content,) = contents
-    return markdown.comparison(content, folder)
-
-
-def reproduced(contents: Sequence[Content], folder: str) -> str:
+def reproduced(content: Content, folder: str) -> str:
     """One table of `experiments.reproduce`, and where each of its runs can be repeated."""
-    (content,) = contents
     rows = ", ".join(f"`{entry['config']}`" for entry in content["methods"].values())
     each = f"Each run by itself: `python -m experiments.train --config NAME`, of {rows}."
     return f"{markdown.comparison(content, folder)}\n\n{each}"
 
 
-def pipeline(contents: Sequence[Content], folder: str) -> str:
+def pipeline(content: Content, folder: str) -> str:
     """The input pipeline's speed beside the training step's."""
     del folder
-    (content,) = contents
     return f"{table(throughput.HEADERS, throughput.table(content))}\n\n{page.how(content)}"
 
 
-def mislabelled(contents: Sequence[Content], folder: str) -> str:
+def mislabelled(*contents: Content, folder: str) -> str:
     """Accuracies against the share of wrong labels."""
     del folder
     header, *shares = noise.headers(contents)
@@ -58,7 +48,7 @@ def mislabelled(contents: Sequence[Content], folder: str) -> str:
     return "\n\n".join(parts)
 
 
-def benchmark(contents: Sequence[Content], folder: str) -> str:
+def benchmark(*contents: Content, folder: str) -> str:
     """What a step of each method costs on each model."""
     parts = [
         table(*page.overview(contents)),
@@ -71,10 +61,9 @@ def benchmark(contents: Sequence[Content], folder: str) -> str:
     return "\n\n".join(parts)
 
 
-def largest_batch(contents: Sequence[Content], folder: str) -> str:
+def largest_batch(content: Content, folder: str) -> str:
     """The largest batch of each method within the same memory."""
     del folder
-    (content,) = contents
     rows = [(label, f"{n:,}") for label, n in content["largest_batch"].items()]
     limit = content["limit_mib"]
     memory = f"{limit:,} MiB for a step" if limit else "the device's memory"
@@ -82,10 +71,9 @@ def largest_batch(contents: Sequence[Content], folder: str) -> str:
     return f"{table((header, 'largest batch'), rows)}\n\n{page.how(content)}"
 
 
-def batchnorm(contents: Sequence[Content], folder: str) -> str:
+def batchnorm(content: Content, folder: str) -> str:
     """How far three gradients of the highest losses are apart behind BatchNorm."""
     del folder
-    (content,) = contents
     rows = [
         (
             str(row["steps"]),
@@ -97,30 +85,21 @@ def batchnorm(contents: Sequence[Content], folder: str) -> str:
     return "\n\n".join((table(headers, rows), _batchnorm_note(content), page.how(content)))
 
 
-def sent(contents: Sequence[Content], folder: str) -> str:
+def sent(content: Content, folder: str) -> str:
     """What a device sends in a step of each method."""
     del folder
-    (content,) = contents
     return f"{table(*devices.sent(content))}\n\n{devices.note(content)}"
 
 
-def kept(contents: Sequence[Content], folder: str) -> str:
+def kept(content: Content, folder: str) -> str:
     """What a device computes and keeps in a step of each method."""
     del folder
-    (content,) = contents
     return table(*devices.kept(content))
 
 
-def pod(contents: Sequence[Content], folder: str) -> str:
-    """A large model on many devices, from formulas."""
-    (content,) = contents
-    return devices.computed(content, folder)
-
-
-def measured(contents: Sequence[Content], folder: str) -> str:
+def measured(content: Content, folder: str) -> str:
     """How flat the loss is where each method ends, and what that says of its accuracy."""
     del folder
-    (content,) = contents
     parts = [
         f"**{title(content)}**",
         table(flatness.headers(content), flatness.rows(content)),
@@ -131,10 +110,9 @@ def measured(contents: Sequence[Content], folder: str) -> str:
     return "\n\n".join(parts)
 
 
-def aligned(contents: Sequence[Content], folder: str) -> str:
+def aligned(content: Content, folder: str) -> str:
     """How k examples' gradient stands for the batch's, before training."""
     del folder
-    (content,) = contents
     return "\n\n".join(
         [table(alignment.HEADERS, alignment.table_rows(content)), how(content)]
     )

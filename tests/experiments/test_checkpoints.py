@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
+from problems import slow_but
 
 from experiments.cli import UsageError
 from experiments.harness import storage
@@ -140,7 +141,7 @@ def test_the_last_two_and_the_best_are_kept():
         ({1: -np.inf, 2: -1.0, 3: -np.inf, 4: -np.inf, 5: -2.0}, [2, 4, 5]),
     ],
 )
-@pytest.mark.parametrize("reopened", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("reopened", slow_but((True,), (False, True)))
 def test_the_best_is_kept_in_one_process_or_several(tmp_path, scores, left, reopened):
     pieces = [[each] for each in scores.items()] if reopened else [[*scores.items()]]
     for piece in pieces:

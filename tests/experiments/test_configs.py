@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from hand_chosen import values_of, write_choices
+from problems import slow_but
 from rich.console import Console
 
 from experiments import choices, glue, listing
@@ -431,11 +432,9 @@ LARGER = {"vit_s", "vit_s_16", "bert_base", "bert_large"}
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name == "pyramidnet110"))
-        for name in zoo.MODELS
-        if name not in LARGER
-    ],
+    slow_but(
+        zoo.MODELS.keys() - {"pyramidnet110"}, [m for m in zoo.MODELS if m not in LARGER]
+    ),
 )
 def test_every_model_has_logits_of_its_classes(name):
     out = logits(name, abstract(name, 10))

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from experiments import cli, figures, results
+from experiments.markdown import comparison
 from experiments.pages.block import Block
-from experiments.pages.renders import comparison, mislabelled
+from experiments.pages.renders import mislabelled
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 TEXT = f"# Title\n\nbefore\n\n{BEGIN}\nold figures\n{END}\n\nafter\n"

@@ -152,7 +152,7 @@ def test_how_it_was_made_is_in_the_results(first):
 
 @pytest.mark.slow
 def test_a_page_shows_it(first):
-    text = renders.reproduced([read(first / "results.json")], "some/folder")
+    text = renders.reproduced(read(first / "results.json"), "some/folder")
     assert "| " + " | ".join(row_of(first, "SGD")) + " |" in text
     assert "](some/folder/comparison.png)" in text
     assert "`python -m experiments.reproduce --table digits" in text

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
+from problems import slow_but
 
 from experiments.augment import Augmentation
 from experiments.configs import rows
@@ -84,7 +85,7 @@ def test_a_run_without_a_checkpoint_yet_begins_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    "number", slow_but((signal.SIGTERM,), (signal.SIGTERM, signal.SIGINT))
 )
 def test_a_run_told_to_stop_saves_and_goes_on(tmp_path, number):
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
