@@ -10,49 +10,53 @@ Chain one in front of any optimizer:
 """
 
 # The methods of the papers, and the general form that all of them are.
-from ._methods import asam as asam
-from ._methods import esam as esam
-from ._methods import f_sam as f_sam
-from ._methods import k_sam as k_sam
-from ._methods import random_sam as random_sam
-from ._methods import sam as sam
-from ._momentum import k_momentum_sam as k_momentum_sam
-from ._momentum import momentum_sam as momentum_sam
-from ._sharpness_aware import sharpness_aware as sharpness_aware
+from .methods._asam import asam as asam
+from .methods._common import Common as Common
+from .methods._esam import esam as esam
+from .methods._f_sam import f_sam as f_sam
+from .methods._k_momentum_sam import k_momentum_sam as k_momentum_sam
+from .methods._k_sam import k_sam as k_sam
+from .methods._momentum_sam import momentum_sam as momentum_sam
+from .methods._random_sam import random_sam as random_sam
+from .methods._sam import sam as sam
+from .methods._sharpness_aware import sharpness_aware as sharpness_aware
 
 # isort: split
 # Question 2: direction and length of the climb.
-from ._direction import random_mask as random_mask
-from ._direction import subtract_ema as subtract_ema
-from ._perturbation import scale_to_adaptive_radius as scale_to_adaptive_radius
-from ._perturbation import scale_to_radius as scale_to_radius
+from .parts._direction import random_mask as random_mask
+from .parts._direction import subtract_ema as subtract_ema
+from .parts._radius import scale_to_adaptive_radius as scale_to_adaptive_radius
+from .parts._radius import scale_to_radius as scale_to_radius
 
 # isort: split
-# Questions 1 and 3: which examples take part, if there is a climb of its own.
-from ._past_descent import past_descent as past_descent
-from ._remembered import RememberedLosses as RememberedLosses
-from ._remembered import highest_remembered_loss as highest_remembered_loss
-from ._selection import Selection as Selection
-from ._selection import everything as everything
-from ._selection import highest_loss as highest_loss
-from ._selection import largest_increase as largest_increase
-from ._selection import random_subset as random_subset
-from ._selection import top_k_mask as top_k_mask
+# Questions 1 and 3: which examples take part, or what to climb along instead.
+from .loss._rows import Chosen as Chosen
+from .parts._ascent import Ascent as Ascent
+from .parts._ascent import past_descent as past_descent
+from .parts._examples import everything as everything
+from .parts._examples import highest_loss as highest_loss
+from .parts._examples import largest_increase as largest_increase
+from .parts._examples import random_subset as random_subset
+from .parts._examples import top_k_mask as top_k_mask
+from .parts._remembered import RememberedLosses as RememberedLosses
+from .parts._remembered import highest_remembered_loss as highest_remembered_loss
+from .parts._selection import Evidence as Evidence
+from .parts._selection import Selection as Selection
 
 # isort: split
 # Losses.
-from ._forward import per_example as per_example
+from .loss._per_example import per_example as per_example
 
 # isort: split
 # Around a method, or a whole chain: training in float16.
-from ._loss_scale import LossScaleState as LossScaleState
-from ._loss_scale import dynamic_loss_scale as dynamic_loss_scale
+from .around._loss_scale import LossScaleState as LossScaleState
+from .around._loss_scale import dynamic_loss_scale as dynamic_loss_scale
 
 # isort: split
 # Reading results out of an optimizer state.
-from ._info import SharpnessAwareInfo as SharpnessAwareInfo
-from ._reading import get_info as get_info
-from ._reading import take_aux as take_aux
-from ._state import SharpnessAwareState as SharpnessAwareState
+from .step._info import SharpnessAwareInfo as SharpnessAwareInfo
+from .step._reading import get_info as get_info
+from .step._reading import take_aux as take_aux
+from .step._state import SharpnessAwareState as SharpnessAwareState
 
 __version__ = "0.1.0"

@@ -13,10 +13,10 @@ from . import _extra as _extra
 
 # isort: split
 # How much the loss rises within a radius.
+from ._arguments import NonFiniteError as NonFiniteError
 from ._ascent import Sharpness as Sharpness
 from ._ascent import adaptive_sharpness as adaptive_sharpness
 from ._ascent import sam_sharpness as sam_sharpness
-from ._given import NonFiniteError as NonFiniteError
 from ._groups import MSharpness as MSharpness
 from ._groups import m_sharpness as m_sharpness
 from ._groups import per_example_sharpness as per_example_sharpness

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .. import _checks, _counts
-from .._tree import inner, norm, ratio
-from . import _given
-from ._measured import Leaves, scaled
+from ..checks import _values
+from ..parts import _counts
+from ..trees._numbers import inner, norm, ratio
+from . import _arguments
+from ._compiled import Leaves, scaled
 from ._problem import Problem, count, on_host
 
 FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
@@ -97,7 +98,7 @@ def gradient_alignment(
         num_microbatches,
         progress,
     )
-    counts, rng = _wanted(problem.call, ks), _given.generator(problem.call, seed)
+    counts, rng = _wanted(problem.call, ks), _arguments.generator(problem.call, seed)
     with problem.showing("alignment", 2):
         _, whole = problem.gradient()
         _fit(problem, counts)
@@ -140,7 +141,7 @@ def recommend_k(alignment: Alignment, least: Any = 0.9) -> int | float:
             f"recommend_k(alignment={alignment!r}): alignment must be what "
             f"gradient_alignment returned; got type {type(alignment).__name__}."
         )
-    _checks.scalar("recommend_k", "least", least, "in (0, 1]", lambda c: 0 < c <= 1)
+    _values.scalar("recommend_k", "least", least, "in (0, 1]", lambda c: 0 < c <= 1)
     means = np.mean(alignment.cosines, axis=0)
     # A cosine of one may be a rounding below it.
     pairs = zip(alignment.ks, means, strict=True)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from .. import _checks
-from .._perturbation import adaptive_leaves, adaptive_sizes, uphill
-from .._tree import norm, ratio
-from . import _given
+from ..checks import _values
+from ..parts._radius import adaptive_leaves, adaptive_sizes, uphill
+from ..trees._numbers import norm, ratio
+from . import _arguments
+from ._compiled import Leaves, scaled
 from ._directions import gaussian
-from ._measured import Leaves, scaled
 from ._problem import Problem
 
 
@@ -198,7 +198,7 @@ def adaptive_sharpness(
         num_microbatches,
         progress,
     )
-    _checks.offset(problem.call, eta)
+    _values.weight(problem.call, "eta", eta)
     flags = adaptive_leaves(problem.call, "adaptive_mask", adaptive_mask, problem.params)
     sizes = problem.leaves(adaptive_sizes(problem.params, flags, eta))
     return _climb(problem, sizes, rho, num_steps, seed)
@@ -207,9 +207,9 @@ def adaptive_sharpness(
 def _climb(
     problem: Problem, sizes: Leaves, rho: Any, num_steps: Any, seed: Any
 ) -> Sharpness:
-    rho = _given.radius(problem.call, rho)
-    _checks.size(problem.call, "num_steps", num_steps)
-    _checks.seed(problem.call, seed)
+    rho = _arguments.radius(problem.call, rho)
+    _values.size(problem.call, "num_steps", num_steps)
+    _values.seed(problem.call, seed)
     with problem.showing("sharpness", 1 + num_steps):
         clean, gradient = problem.gradient()
         gradient, scale = _scaled(gradient)
@@ -244,13 +244,13 @@ class _Climb:
 
     def best(self, num_steps: int) -> tuple[np.ndarray, Leaves]:
         """The losses at the highest place that the steps find, and where it is."""
-        failed: _given.NonFiniteError | None = None
+        failed: _arguments.NonFiniteError | None = None
         was_finite = False
         for _ in range(num_steps):
             try:
                 self._step()
                 was_finite = True
-            except _given.NonFiniteError as error:
+            except _arguments.NonFiniteError as error:
                 self._reach, failed = self._reach / 2, error
         if failed is not None and not was_finite:
             raise failed

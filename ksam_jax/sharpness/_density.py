@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from .. import _checks
-from . import _given
+from ..checks import _values
+from . import _arguments
 from ._hessian import normal_on_host, product_on_host
 from ._lanczos import lanczos
 from ._problem import Problem
@@ -42,8 +42,8 @@ class Spectrum(NamedTuple):
         if width is None:
             spread = float(np.ptp(self.nodes)) / 100
             width = spread or 1e-3 * max(1.0, float(np.abs(self.nodes).max()))
-        _checks.positive("Spectrum.density", "width", width)
-        at = _given.points("Spectrum.density", at, "(points,)")
+        _values.positive("Spectrum.density", "width", width)
+        at = _arguments.points("Spectrum.density", at, "(points,)")
         width = float(width)
         distance = (np.reshape(at, (-1, 1, 1)) - self.nodes) / width
         bells = np.exp(-0.5 * distance**2) / (width * np.sqrt(2 * np.pi))
@@ -115,10 +115,10 @@ def spectral_density(
         num_microbatches,
         progress,
     )
-    _checks.size(problem.call, "num_steps", num_steps)
-    _checks.size(problem.call, "num_samples", num_samples)
+    _values.size(problem.call, "num_steps", num_steps)
+    _values.size(problem.call, "num_samples", num_samples)
     steps = min(int(num_steps), problem.size)
-    rng = _given.generator(problem.call, seed)
+    rng = _arguments.generator(problem.call, seed)
     with problem.showing("spectrum", num_samples * steps):
         rows = [_quadrature(problem, rng, steps) for _ in range(num_samples)]
     nodes, weights = zip(*rows, strict=True)

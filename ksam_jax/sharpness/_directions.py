@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .. import _checks
-from .._mask import only, perturbed_leaves
-from .._tree import inner, norm, ratio
-from . import _given
-from ._measured import Leaves
+from ..checks import _values
+from ..trees._mask import only, perturbed_leaves
+from ..trees._numbers import inner, norm, ratio
+from . import _arguments
+from ._compiled import Leaves
 
 # What is smaller beside a difference of weights is its rounding.
 ROUNDING = 1e-5
@@ -71,8 +71,8 @@ def random_direction(
       Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018, section 4.
     """
     call = "random_direction"
-    _checks.seed(call, seed)
-    params = _given.parameters(call, params)
+    _values.seed(call, seed)
+    params = _arguments.parameters(call, params)
     leaves, treedef = jax.tree.flatten(params)
     draws = treedef.unflatten(gaussian(leaves, seed))
     direction = _normalized(call, draws, params, filter_axis)
@@ -120,8 +120,8 @@ def filter_normalized(
       Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018, section 4.
     """
     call = "filter_normalized"
-    params = _given.parameters(call, params)
-    direction = _given.like_parameters(call, "direction", direction, params)
+    params = _arguments.parameters(call, params)
+    direction = _arguments.like_parameters(call, "direction", direction, params)
     return _normalized(call, direction, params, filter_axis)
 
 
@@ -181,11 +181,11 @@ def plane_through(first: PyTree, second: PyTree, third: PyTree) -> Plane:
       NeurIPS 2018.
     """
     call = "plane_through"
-    origin = _given.parameters(call, first, "first")
+    origin = _arguments.parameters(call, first, "first")
     others = []
     for name, point in (("second", second), ("third", third)):
-        point = _given.parameters(call, point, name)
-        point = _given.like_parameters(call, name, point, origin, "first")
+        point = _arguments.parameters(call, point, name)
+        point = _arguments.like_parameters(call, name, point, origin, "first")
         others.append(jax.tree.map(jnp.subtract, point, origin))
     across, above = others
     width, reach = float(norm(across)), float(norm(above))

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from .. import _checks
-from . import _given
+from ..checks import _values
+from . import _arguments
 from ._hessian import normal_on_host, product_on_host
 from ._lanczos import ROUNDING, Tridiagonal, tridiagonal
 from ._problem import Problem
@@ -100,7 +100,7 @@ def top_eigenvalues(
         progress,
     )
     k, steps = _sizes(problem, k, num_steps)
-    start = normal_on_host(problem, _given.generator(problem.call, seed))
+    start = normal_on_host(problem, _arguments.generator(problem.call, seed))
     with problem.showing("eigenvalues", steps):
         parts = tridiagonal(functools.partial(product_on_host, problem), start, steps)
     return _largest(problem, parts, k)
@@ -109,7 +109,7 @@ def top_eigenvalues(
 def _sizes(problem: Problem, k: Any, num_steps: Any) -> tuple[int, int]:
     """Both numbers, if they fit each other and the number of parameters."""
     call, size = problem.call, problem.size
-    _checks.size(call, "k", k)
+    _values.size(call, "k", k)
     if k > size:
         raise ValueError(
             f"{call}(k={k}): k must be at most the number of parameters that are measured, "
@@ -117,7 +117,7 @@ def _sizes(problem: Problem, k: Any, num_steps: Any) -> tuple[int, int]:
         )
     if num_steps is None:
         return int(k), min(size, STEPS + STEPS_EACH * int(k))
-    _checks.size(call, "num_steps", num_steps)
+    _values.size(call, "num_steps", num_steps)
     if not k <= num_steps <= size:
         raise ValueError(
             f"{call}(num_steps={num_steps}): num_steps must be at least k={k} and at most "

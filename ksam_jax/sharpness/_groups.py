@@ -9,8 +9,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int, PyTree
 
-from .. import _checks
-from . import _given
+from ..checks import _values
+from . import _arguments
 from ._problem import Problem, count, on_host
 
 
@@ -84,8 +84,8 @@ def m_sharpness(
       Foret et al., Sharpness-Aware Minimization, ICLR 2021, section 4.1.
     """
     problem = Problem("m_sharpness", loss_fn, params, batches, mask, has_aux, 1, progress)
-    _checks.size(problem.call, "m", m)
-    return _measure(problem, int(m), _given.radius(problem.call, rho))
+    _values.size(problem.call, "m", m)
+    return _measure(problem, int(m), _arguments.radius(problem.call, rho))
 
 
 def per_example_sharpness(
@@ -140,7 +140,7 @@ def per_example_sharpness(
     problem = Problem(
         "per_example_sharpness", loss_fn, params, batches, mask, has_aux, 1, progress
     )
-    return _measure(problem, 1, _given.radius(problem.call, rho)).rises
+    return _measure(problem, 1, _arguments.radius(problem.call, rho)).rises
 
 
 def _measure(problem: Problem, m: int, rho: float) -> MSharpness:
@@ -176,7 +176,7 @@ def _climbs(
         args = (problem.free, problem.fixed, rows, rho)
         clean, higher = map(on_host, problem.compiled.climbs(*args))
         for losses, is_higher in ((clean, False), (higher, True)):
-            _given.finite(problem.call, losses.reshape(-1), perturbed=is_higher)
+            _arguments.finite(problem.call, losses.reshape(-1), perturbed=is_higher)
         before, after = (np.mean(x, axis=1, dtype=np.float64) for x in (clean, higher))
         yield np.asarray(before), np.asarray(after), np.full(len(clean), size)
 

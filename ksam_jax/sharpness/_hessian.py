@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._tree import all_finite
-from . import _given
+from ..trees._numbers import all_finite
+from . import _arguments
 from ._problem import Problem, flat
 
 
@@ -70,7 +70,7 @@ def hessian_vector_product(
         num_microbatches,
         progress,
     )
-    leaves = _given.like_parameters(problem.call, "vector", vector, problem.params)
+    leaves = _arguments.like_parameters(problem.call, "vector", vector, problem.params)
     along = [
         jnp.asarray(v).astype(x.dtype)
         for v, x in zip(problem.leaves(leaves), problem.free, strict=True)

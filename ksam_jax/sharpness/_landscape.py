@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from . import _given
-from ._measured import Leaves
+from . import _arguments
+from ._compiled import Leaves
 from ._problem import Problem, count, on_host
 
 # Points between two moves of the bar.
@@ -99,7 +99,7 @@ def _sums(
 
 def _like(problem: Problem, number: int, direction: PyTree) -> Leaves:
     name = f"directions[{number}]"
-    tree = _given.like_parameters(problem.call, name, direction, problem.params)
+    tree = _arguments.like_parameters(problem.call, name, direction, problem.params)
     return [
         jnp.asarray(d).astype(x.dtype)
         for d, x in zip(problem.leaves(tree), problem.free, strict=True)
@@ -107,7 +107,7 @@ def _like(problem: Problem, number: int, direction: PyTree) -> Leaves:
 
 
 def _points(call: str, at: Any, directions: int) -> Float[np.ndarray, "points directions"]:
-    points = _given.points(call, at, "(points, directions)")
+    points = _arguments.points(call, at, "(points, directions)")
     if points.ndim == 1 and directions == 1:
         points = points[:, None]
     if points.ndim != 2 or not len(points) or points.shape[1] != directions:

@@ -18,10 +18,11 @@ from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from .. import _arguments, _checks
-from .._tree import all_finite, divided
-from . import _given, _measured
-from ._measured import Leaves, Measured
+from ..checks import _arguments as _update_arguments
+from ..checks import _values
+from ..trees._numbers import all_finite, divided
+from . import _arguments, _compiled
+from ._compiled import Leaves, Measured
 from ._progress import shown
 
 
@@ -60,24 +61,24 @@ class Problem:
         num_microbatches: Any,
         progress: Any,
     ):
-        _checks.function(call, "loss_fn", loss_fn)
-        _given.switches(call, has_aux, progress)
-        parts = _checks.parts(call, "num_microbatches", num_microbatches)
+        _values.function(call, "loss_fn", loss_fn)
+        _arguments.switches(call, has_aux, progress)
+        parts = _values.parts(call, "num_microbatches", num_microbatches)
         self.call = call
-        self.params = _given.parameters(call, params)
-        which = _given.measured_leaves(call, mask, self.params)
+        self.params = _arguments.parameters(call, params)
+        which = _arguments.measured_leaves(call, mask, self.params)
         treedef = jax.tree.structure(self.params)
-        loss = _measured.hashable(loss_fn)
+        loss = _compiled.hashable(loss_fn)
         self.measured = Measured(loss, has_aux, parts, treedef, which)
-        self.compiled = _measured.compiled(self.measured)
+        self.compiled = _compiled.compiled(self.measured)
         self.free, self.fixed = self.measured.split(self.params)
-        _given.some(call, self.size)
-        self._batches = _given.batches(call, batches)
+        _arguments.some(call, self.size)
+        self._batches = _arguments.batches(call, batches)
         takes = "batches done and batches in all"
         self._progress = progress
         if not isinstance(progress, bool):
             self._progress = functools.partial(
-                _checks.called, call, "progress", progress, takes
+                _values.called, call, "progress", progress, takes
             )
         self.advance: Callable[[], Any] = lambda: None
         self.sizes: list[int] = []
@@ -100,16 +101,16 @@ class Problem:
         """The batches as arrays, checked."""
         sizes = []
         for batch in self._batches:
-            _given.concrete(self.call, "batches", batch)
-            arrays = _arguments.batch_arrays(batch, self.call, "batches")
+            _arguments.concrete(self.call, "batches", batch)
+            arrays = _update_arguments.batch_arrays(batch, self.call, "batches")
             kind = tuple((x.shape, x.dtype) for x in jax.tree.leaves(arrays))
             if kind not in self._checked:
-                _given.loss(self.call, self.measured, self.params, arrays)
+                _arguments.loss(self.call, self.measured, self.params, arrays)
                 self._checked.add(kind)
             sizes.append(count(arrays))
             yield arrays
             self.advance()
-        self.sizes = _given.same_sizes(self.call, self.sizes, sizes)
+        self.sizes = _arguments.same_sizes(self.call, self.sizes, sizes)
 
     def losses(self, free: Leaves | None = None) -> np.ndarray:
         """One loss per example at some weights, the measured ones by default: (N,)."""
@@ -168,12 +169,12 @@ class Problem:
             found.append(on_host(losses))
         losses = self._finite(found, free)
         assert total is not None
-        _given.finite_derivative(self.call, bool(all_finite(total)))
+        _arguments.finite_derivative(self.call, bool(all_finite(total)))
         return losses, [divided(x, len(losses)) for x in total]
 
     def _finite(self, found: list[np.ndarray], free: Leaves | None) -> np.ndarray:
         losses = np.concatenate(found)
-        return _given.finite(self.call, losses, perturbed=free is not None)
+        return _arguments.finite(self.call, losses, perturbed=free is not None)
 
 
 def count(batch: PyTree) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 from matfree import stochtrace
 
-from .. import _checks
+from ..checks import _values
 from ._hessian import like_flat, product_on_host
 from ._host import on_the_host
 from ._problem import Problem
@@ -90,8 +90,8 @@ def hessian_trace(
     problem = Problem(
         "hessian_trace", loss_fn, params, batches, mask, has_aux, num_microbatches, progress
     )
-    _checks.size(problem.call, "num_samples", num_samples, "an integer >= 2", least=2)
-    _checks.seed(problem.call, seed)
+    _values.size(problem.call, "num_samples", num_samples, "an integer >= 2", least=2)
+    _values.seed(problem.call, seed)
     with problem.showing("trace", num_samples), on_the_host() as outside:
         sample = _sampler(problem, outside)
         keys = jax.random.split(jax.random.key(seed), num_samples)

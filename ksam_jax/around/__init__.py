@@ -1,0 +1,1 @@
+"""What goes around whole methods: when which of them runs, and a loss scale."""

@@ -1,0 +1,1 @@
+"""Checks: bad input gets one error naming the call, the rule, the value and the remedy."""

@@ -1,0 +1,1 @@
+"""Several devices, or groups in their place: who averages what, what lives where."""

@@ -1,0 +1,97 @@
+"""Several devices that each run the same step on their own examples: who averages what.
+
+Inside `jax.shard_map` or `jax.vmap(axis_name=...)` a device sees its own part of the
+batch. Selection stays on the device. Averaged over the devices are the ascent gradient
+(with `sync_ascent=True`), the descent gradient, `info`, and aux of a batch-level loss;
+nothing else leaves a device. All of it goes through `Axis.mean`.
+"""
+
+import dataclasses
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from ._placement import whole
+
+# The axis that `jax.vmap` gives the groups of one device's batch.
+GROUPS = "ksam_jax groups"
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """The names of the mapped axes; none: there is one device, and nothing is averaged."""
+
+    names: tuple[Hashable, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many devices there are."""
+        return jax.lax.axis_size(self.names) if self.names else 1
+
+    def index(self) -> Int[Array, ""]:
+        """Which of the devices this one is."""
+        return jax.lax.axis_index(self.names)
+
+    def varying(self, tree: PyTree) -> PyTree:
+        """Casts to values that may differ between devices.
+
+        Under `check_vma=True` JAX sums the gradient with respect to anything else over the
+        devices by itself: it would be neither a mean nor the device's own.
+        """
+        return jax.tree.map(self._varying, tree)
+
+    def mean(self, tree: PyTree) -> PyTree:
+        """The mean over the devices, in one collective for the whole tree."""
+        return jax.lax.pmean(tree, self.names) if self.names else tree
+
+    def gather(self, tree: PyTree) -> PyTree:
+        """The devices' arrays one after another, the same on all of them."""
+        return jax.tree.map(self._gathered, tree) if self.names else whole(tree)
+
+    def _varying(self, x: Array) -> Array:
+        manual = jax.sharding.get_abstract_mesh().manual_axes
+        already = jax.typeof(x).manual_axis_type.varying
+        names = tuple(n for n in self.names if n in manual and n not in already)
+        return jax.lax.pcast(x, names, to="varying") if names else x
+
+    def _gathered(self, x: Array) -> Array:
+        # A sum in which each device fills its own row: of an all-gather JAX doesn't know
+        # that its result is the same everywhere.
+        rows = jnp.zeros((self.size, *x.shape), x.dtype)
+        rows = rows.at[self.index()].set(x)
+        return jax.lax.psum(rows, self.names).reshape(-1, *x.shape[1:])
+
+
+def named(axis_name: Any) -> Axis:
+    """The axis of an `axis_name` as JAX's collectives take it: None, a name or several."""
+    if axis_name is None:
+        return Axis()
+    return Axis(axis_name if isinstance(axis_name, tuple) else (axis_name,))
+
+
+def mean_of_parts(aux: PyTree) -> PyTree:
+    """Aux of a batch-level loss from parts of the batch, stacked: their mean.
+
+    Of what can't be averaged it is the first. BatchNorm's statistics are such an aux.
+    """
+    return jax.tree.map(_mean_or_first, aux)
+
+
+def mean_with(axis: Axis, tree: PyTree, aux: PyTree) -> tuple[PyTree, PyTree]:
+    """The means over devices of `tree` and of what can be averaged in `aux`, at once."""
+    leaves, treedef = jax.tree.flatten(aux)
+    means = {i: leaf for i, leaf in enumerate(leaves) if _can_average(leaf)}
+    tree, means = axis.mean((tree, means))
+    return tree, treedef.unflatten([means.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+
+def _mean_or_first(x: Array) -> Array:
+    return jnp.mean(x, axis=0) if _can_average(x) else x[0]
+
+
+def _can_average(x: Any) -> bool:
+    # A number that isn't an array is a constant, the same everywhere.
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)

@@ -1,0 +1,1 @@
+"""The user's loss: run forward over a batch, and the gradient of chosen rows."""

@@ -1,0 +1,1 @@
+"""The methods, one in each file, and the keyword arguments that all of them share."""

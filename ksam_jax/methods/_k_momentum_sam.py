@@ -1,0 +1,84 @@
+"""Momentum-SAM on the examples with the highest loss."""
+
+from typing import Any, Unpack
+
+import optax
+
+from ..checks import _values
+from ..parts import _counts
+from ..parts._ascent import along_past
+from ..parts._examples import rank_by_loss
+from ..parts._radius import scale_to_radius
+from ..step._method import Method
+from ._common import Common, built, with_common
+
+
+@with_common
+def k_momentum_sam(
+    rho: Any = 0.3,
+    k: Any = 0.25,
+    decay: Any = 0.0,
+    skip: Any = None,
+    mean_over: str = "chosen",
+    **common: Unpack[Common],
+) -> optax.GradientTransformationExtraArgs:
+    r"""Momentum-SAM on the k examples with the highest loss at the perturbed weights.
+
+    .. math::
+      \epsilon = -\rho \, m_{t-1} / \|m_{t-1}\|_2, \qquad
+      K = \mathrm{top}_k \, \ell_i(w + \epsilon), \qquad
+      u = \nabla L_K(w + \epsilon), \qquad
+      m_t = \lambda m_{t-1} + (1 - \lambda) u
+
+    One forward pass over the batch gives the losses that choose, and only the chosen run
+    backward. Forward passes' worth of work per example: 1 + 3k, or 1 + 2k where
+    `per_example` shares the forward pass; SGD's is 3. `has_aux=True` adds a forward pass
+    at the unperturbed weights, where aux belongs.
+
+    Args:
+      rho: radius in the parameters' units, larger than SAM's; a float, a traced scalar
+        or an `optax.Schedule`.
+      k: an integer is a number of examples, another real number in (0, 1] a fraction,
+        rounded half up: `k=1` is one example, `k=1.0` all, which is `momentum_sam`.
+      decay: lambda, in [0, 1); 0 is the previous gradient alone.
+      skip: how many of the very highest losses are left out before k are taken: None
+        for none, an integer is a number, another real number in [0, 1) a fraction. For
+        mislabelled examples; on clean labels it hurts.
+      mean_over: what the sum over the chosen is divided by: "chosen" by their number, or
+        "batch" by N, as if the others' loss were zero; see `highest_loss`.
+      **common: mask, axis_name, groups and others that all methods take: see `Common`.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`; `update` is described in
+      `sharpness_aware`.
+
+    Raises:
+      ValueError: if `rho`, `k`, `decay` or `skip` is out of range, or `mean_over` another
+        word; if `sync_ascent` is
+        False without `axis_name` or `groups`.
+      TypeError: if an argument has the wrong type, or a size is traced.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import ksam_jax
+      >>> tx = optax.chain(ksam_jax.k_momentum_sam(rho=0.3, k=1), optax.sgd(0.1))
+      >>> w, batch = jnp.ones(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> loss_fn = lambda w, b: (b @ w) ** 2
+      >>> opt_state = tx.init(w)
+      >>> for _ in range(2):  # the first step has no past, and is a plain one
+      ...     updates, opt_state = tx.update(
+      ...         None, opt_state, w, loss_fn=loss_fn, batch=batch
+      ...     )
+      >>> [round(float(u), 2) for u in updates]
+      [-3.3, -4.4]
+
+    Reference:
+      The climb is that of Becker et al., Momentum-SAM, 2024, the examples are those of Ni
+      et al., K-SAM, 2022; the combination is ours.
+    """
+    _values.radius("k_momentum_sam", rho)
+    _values.decay_rate("k_momentum_sam", decay)
+    count = _counts.example_count("k_momentum_sam", "k", k)
+    hardest = rank_by_loss(count, _counts.skip_count("k_momentum_sam", skip), mean_over)
+    past = along_past("k_momentum_sam", decay)
+    return built(Method("k_momentum_sam", past, scale_to_radius(rho), hardest), common)

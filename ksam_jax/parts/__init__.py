@@ -1,0 +1,1 @@
+"""Answers to the questions: which examples, which direction and radius, what of both."""

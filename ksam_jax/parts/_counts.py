@@ -1,0 +1,98 @@
+"""How many examples: a number of them, or a share of the batch."""
+
+import math
+import numbers
+from typing import Any, NamedTuple
+
+from jax.core import Tracer
+
+from ..checks import _values
+
+
+class ExampleCount(NamedTuple):
+    """A number of examples as the user gave it: a count, or a fraction of the batch."""
+
+    call: str
+    name: str
+    value: int | float
+    least: int = 1
+
+    def of(self, n: int, one_of_several: bool = False) -> int:
+        """Returns the number of examples chosen from `n`.
+
+        With `one_of_several` these n are the part of one device or group, where rounding
+        up to one example would choose several times as many as was said.
+        """
+        if isinstance(self.value, float):
+            if one_of_several and self.least and self.value * n < 1 - 1e-9:
+                raise ValueError(
+                    f"{self.call}({self.name}={self.value}): {self.name} must be at least "
+                    f"one example of each device or group, and {self.value} of the {n} "
+                    f"that one has is {self.value * n:g}; pass a larger batch, fewer "
+                    f"groups, or {self.name}=1 for one example of each."
+                )
+            return max(self.least, math.floor(self.value * n + 0.5))
+        if self.value > n:
+            raise ValueError(
+                f"{self.call}({self.name}={self.value}): {self.name} must be at most the "
+                f"number of examples, and this batch has N={n}; pass a smaller count or a "
+                f"fraction in (0, 1]."
+            )
+        return self.value
+
+
+def example_count(call: str, name: str, value: Any) -> ExampleCount:
+    """Returns the count if it is an integer >= 1 or a fraction in (0, 1]."""
+    rule = (
+        f"{name} must be an integer >= 1 (a number of examples, at most the batch's N) "
+        f"or a fraction of N in (0, 1]"
+    )
+    plain = _plain_count(call, name, value, rule)
+    if not (plain >= 1 if isinstance(plain, int) else 0 < plain <= 1):
+        raise ValueError(f"{call}({name}={plain!r}): {rule}; got {plain!r}.")
+    return ExampleCount(call, name, plain)
+
+
+def skip_count(call: str, value: Any) -> ExampleCount:
+    """Returns the count if it is None, an integer >= 0 or a fraction in [0, 1)."""
+    # None rather than 0 by default: inject_hyperparams would trace a number.
+    value = 0 if value is None else value
+    rule = (
+        "skip must be None, an integer >= 0 (a number of examples, less than the batch's "
+        "N) or a fraction of N in [0, 1)"
+    )
+    plain = _plain_count(call, "skip", value, rule)
+    if not (plain >= 0 if isinstance(plain, int) else 0 <= plain < 1):
+        raise ValueError(f"{call}(skip={plain!r}): {rule}; got {plain!r}.")
+    return ExampleCount(call, "skip", plain, least=0)
+
+
+def both_fit(
+    count: ExampleCount, taken: int, skip: ExampleCount, n: int
+) -> tuple[int, int]:
+    """Returns how many of `n` examples are taken and skipped, if there are so many."""
+    skipped = skip.of(n)
+    if isinstance(count.value, float) and count.value + skip.value <= 1:
+        # Of an odd batch both halves would be rounded up.
+        skipped = min(skipped, n - taken)
+    if taken + skipped > n:
+        raise ValueError(
+            f"{count.call}({count.name}={count.value}, skip={skip.value}): {count.name} "
+            f"and skip must together be at most the number of examples, and of this "
+            f"batch's N={n} they would take {taken} and skip {skipped}; pass a smaller one."
+        )
+    return taken, skipped
+
+
+def _plain_count(call: str, name: str, value: Any, rule: str) -> int | float:
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"{call}({name}=<traced>): {rule}, known when the step is traced, since it is "
+            f'a shape; under optax.inject_hyperparams name it: static_args=("{name}",).'
+        )
+    plain = _values.plain_number(value)
+    if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
+        raise TypeError(
+            f"{call}({name}={value!r}): {rule}; got {_values.described(value)}."
+        )
+    return int(plain) if isinstance(plain, numbers.Integral) else float(plain)

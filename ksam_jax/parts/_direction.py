@@ -1,0 +1,178 @@
+"""Question 2, the direction of the climb: transformations that change where it points.
+
+Chained in front of (or behind) a radius of `_perturbation`. They return at least
+float32, as those do.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
+
+from ..checks import _leaves, _values
+from ..trees._numbers import norm, wide_zeros, widen
+from ._radius import widened
+from ._step_count import StepCount, advance, no_steps, step_key
+
+
+class SubtractEmaState(NamedTuple):
+    """The moving average of past gradients, and how many of them entered it."""
+
+    steps: Int[Array, ""]
+    ema: PyTree
+
+
+def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransformation:
+    r"""Removes from the gradient what it shares with its own past.
+
+    .. math::
+      d_t = g_t - \sigma m_{t-1}, \qquad
+      m_t = m_{t-1} + (1 - \lambda)(g_t - m_{t-1}), \qquad
+      d_0 = g_0, \; m_0 = g_0
+
+    A gradient that is not finite leaves the average untouched. A difference no larger
+    than rounding becomes zero, since a radius would blow it up to a random direction.
+
+    Args:
+      sigma: how much of the average is removed.
+      decay: lambda, the share of the average that stays from one step to the next.
+
+    Returns:
+      An `optax.GradientTransformation`; its state holds one average per parameter, in
+      float32 or wider.
+
+    Raises:
+      ValueError: if `sigma` is not finite or `decay` is outside [0, 1).
+      TypeError: if one of them is not a real number.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import ksam_jax
+      >>> friendly = ksam_jax.subtract_ema(sigma=1.0, decay=0.5)
+      >>> state = friendly.init(jnp.zeros(2))
+      >>> first, state = friendly.update(jnp.array([1.0, 1.0]), state)
+      >>> second, state = friendly.update(jnp.array([1.0, 3.0]), state)
+      >>> first.tolist(), second.tolist(), state.ema.tolist()
+      ([1.0, 1.0], [0.0, 2.0], [1.0, 2.0])
+
+    Reference:
+      Li et al., Friendly Sharpness-Aware Minimization, CVPR 2024; the recurrence is that
+      of the authors' code, which subtracts the average of the steps before this one.
+    """
+    _values.ema("subtract_ema", sigma, decay)
+
+    def init_fn(params):
+        params = _leaves.of_init("subtract_ema.init", params)
+        return SubtractEmaState(jnp.zeros((), jnp.int32), wide_zeros(params))
+
+    def update_fn(updates, state, params=None):
+        del params
+        call = "subtract_ema.update"
+        given, updates = updates, widened(call, updates, state, SubtractEmaState)
+        _leaves.alike(call, "updates", updates, state.ema, "the params of init")
+        rounding = norm(jax.tree.map(_rounding, given))
+        is_first = state.steps == 0
+        rest = jax.tree.map(
+            lambda g, m: jnp.where(is_first, g, g - jnp.asarray(sigma, g.dtype) * m),
+            updates,
+            state.ema,
+        )
+        length = norm(updates)
+        is_noise = norm(rest) <= rounding
+        rest = jax.tree.map(lambda d: jnp.where(is_noise, jnp.zeros_like(d), d), rest)
+        return rest, _remember(updates, state, jnp.isfinite(length))
+
+    def _remember(updates, state, is_finite):
+        def average(g, m):
+            # In this form g = m gives exactly m: a constant gradient is a fixed point.
+            step = jnp.where(state.steps == 0, 1.0, 1.0 - decay).astype(g.dtype)
+            return jnp.where(is_finite, m + step * (g - m), m)
+
+        steps = jnp.where(is_finite, optax.safe_increment(state.steps), state.steps)
+        return SubtractEmaState(steps, jax.tree.map(average, updates, state.ema))
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def random_mask(
+    beta: Any, seed: Any = 0, per: str = "coordinate"
+) -> optax.GradientTransformation:
+    r"""Keeps each coordinate with probability `beta`, divided by `beta`.
+
+    .. math:: \epsilon_i = b_i g_i / \beta, \qquad b_i \sim \mathrm{Bernoulli}(\beta)
+
+    which leaves the expectation as it was (to within the rounding of beta) and lengthens
+    the vector by about 1/sqrt(beta).
+
+    Args:
+      beta: probability of keeping, in (0, 1]; drawn per coordinate to within 2**-17, and
+        at least 2**-16.
+      seed: integer, may be traced; the same seed draws the same masks, step by step.
+      per: "coordinate" draws for every coordinate, "tensor" once for each leaf.
+
+    Returns:
+      An `optax.GradientTransformation`.
+
+    Raises:
+      ValueError: if `beta` is outside (0, 1] or `per` is another word.
+      TypeError: if `beta` is not a real number or `seed` not an integer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import ksam_jax
+      >>> drop = ksam_jax.random_mask(beta=0.5, seed=1)
+      >>> masked, _ = drop.update(jnp.ones(1000), drop.init(jnp.ones(1000)))
+      >>> sorted(set(masked.tolist()))
+      [0.0, 2.0]
+
+    Reference:
+      Du et al., Efficient Sharpness-Aware Minimization, ICLR 2022, stochastic weight
+      perturbation; one draw per tensor is what the authors' code does.
+    """
+    _values.keep_probability("random_mask", beta)
+    _values.seed("random_mask", seed)
+    _values.one_of("random_mask", "per", per, ("coordinate", "tensor"))
+
+    def drop(key, g):
+        # As a float, since bernoulli refuses the integer in `beta=1`.
+        probability = jnp.asarray(beta, jnp.float32)
+        if per == "coordinate":
+            kept = _draw_coordinates(key, probability, g.shape)
+        else:
+            kept = jax.random.bernoulli(key, probability)
+        # As many bits as there are coordinates, and sharded as they are.
+        kept = kept | jnp.zeros_like(g, bool)
+        return jnp.where(kept, g / jnp.asarray(beta, g.dtype), jnp.zeros_like(g))
+
+    def update_fn(updates, state, params=None):
+        del params
+        updates = widened("random_mask.update", updates, state, StepCount)
+        leaves, treedef = jax.tree.flatten(updates)
+        keys = jax.random.split(step_key(seed, state), len(leaves) or 1)
+        masked = treedef.unflatten(map(drop, keys, leaves))
+        return masked, advance(state)
+
+    return optax.GradientTransformation(no_steps, update_fn)
+
+
+def _draw_coordinates(
+    key: Any, beta: Float[Array, ""], shape: tuple[int, ...]
+) -> Bool[Array, "..."]:
+    """Draws from Bernoulli(beta), two from each 32-bit word: bits are what a mask costs."""
+    *lead, last = shape or (1,)
+    words = jax.random.bits(key, (*lead, -(-last // 2)), jnp.uint32)
+    halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :last]
+    threshold = jnp.maximum(jnp.round(beta * 2**16), 1)
+    return (halves < threshold.astype(jnp.uint32)).reshape(shape)
+
+
+def _rounding(g: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+    """Size below which a difference between this gradient and another is their rounding.
+
+    One unit of the gradient's own dtype, and eight of the float32 (or wider) arithmetic
+    that summed and averaged it. Leaf by leaf: a bfloat16 one is no excuse for the others.
+    """
+    units = max(float(jnp.finfo(g.dtype).eps), 8 * float(jnp.finfo(widen(g).dtype).eps))
+    return widen(g) * jnp.asarray(units, widen(g).dtype)

@@ -1,0 +1,178 @@
+"""Question 2, the length of the climb: transformations that scale to a radius.
+
+Each perturbation is an Optax transformation from the ascent gradient to epsilon, the
+vector that is added to the weights; `optax.chain` combines them. They return at least
+float32 whatever the gradient's dtype, so that rounding happens once, when epsilon is
+added. A gradient that is zero or not finite becomes epsilon = 0: the step is then the
+plain gradient's.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from ..checks import _arguments, _leaves, _values
+from ..trees._mask import resolve_mask
+from ..trees._numbers import can_divide, norm, ratio, widen
+from ._step_count import StepCount, advance, no_steps
+
+
+def scale_to_radius(rho: Any) -> optax.GradientTransformation:
+    r"""Scales the gradient to Euclidean length `rho`, over all leaves together.
+
+    .. math:: \epsilon = \rho \, g / \|g\|_2
+
+    Args:
+      rho: radius of the perturbation in the parameters' units; a float, a traced
+        scalar or an `optax.Schedule` of the step.
+
+    Returns:
+      An `optax.GradientTransformation`.
+
+    Raises:
+      ValueError: if `rho` is negative or not finite.
+      TypeError: if `rho` is neither a real number nor a schedule.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import ksam_jax
+      >>> climb = ksam_jax.scale_to_radius(0.5)
+      >>> gradient = {"w": jnp.array([3.0, 4.0])}
+      >>> epsilon, state = climb.update(gradient, climb.init(gradient))
+      >>> [round(float(e), 4) for e in epsilon["w"]]
+      [0.3, 0.4]
+
+    Reference:
+      Foret et al., Sharpness-Aware Minimization, ICLR 2021, equation 2.
+    """
+    _values.radius("scale_to_radius", rho)
+
+    def update_fn(updates, state, params=None):
+        del params
+        updates = widened("scale_to_radius.update", updates, state, StepCount)
+        return to_length(updates, norm(updates), _value(rho, state)), advance(state)
+
+    return optax.GradientTransformation(no_steps, update_fn)
+
+
+def scale_to_adaptive_radius(
+    rho: Any, eta: Any = 0.01, mask: Any = None
+) -> optax.GradientTransformation:
+    r"""Scales the gradient to length `rho` in the metric of the weights' own size.
+
+    .. math:: \epsilon = \rho \, T^2 g / \|T g\|_2, \qquad T = |w| + \eta
+
+    so that rescaling a layer doesn't change which neighbours count as near.
+
+    Args:
+      rho: radius; a float, a traced scalar or an `optax.Schedule` of the step.
+      eta: added to the modulus of each weight, so that weights at zero move too.
+      mask: which leaves are measured by their size: a pytree of bools or a function
+        of the parameters. `None`: leaves of two axes or more, so that T = 1 for biases
+        and norm parameters.
+
+    Returns:
+      An `optax.GradientTransformation` whose `update` needs `params`.
+
+    Raises:
+      ValueError: if `rho` or `eta` is negative or not finite, if `params` is missing, or
+        if `mask` doesn't fit them.
+      TypeError: if an argument has the wrong type.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import ksam_jax
+      >>> climb = ksam_jax.scale_to_adaptive_radius(1.0, eta=0.0)
+      >>> weights = {"w": jnp.array([[2.0, 0.0]])}
+      >>> gradient = {"w": jnp.array([[1.0, 1.0]])}
+      >>> epsilon, _ = climb.update(gradient, climb.init(weights), weights)
+      >>> epsilon["w"].tolist()
+      [[2.0, 0.0]]
+
+    Reference:
+      Kwon et al., ASAM, ICML 2021, equation 6, and the authors' code for `eta`.
+    """
+    _values.radius("scale_to_adaptive_radius", rho)
+    _values.weight("scale_to_adaptive_radius", "eta", eta)
+
+    def update_fn(updates, state, params=None):
+        if params is None:
+            raise ValueError(
+                "scale_to_adaptive_radius.update(params=None): the radius is measured by "
+                "the weights; call update(gradient, state, params)."
+            )
+        call = "scale_to_adaptive_radius.update"
+        params = _leaves.floating(call, "params", params)
+        updates = widened(call, updates, state, StepCount)
+        _leaves.alike(call, "updates", updates, params, "params")
+        flags = adaptive_leaves("scale_to_adaptive_radius", "mask", mask, params)
+        sizes = adaptive_sizes(params, flags, eta)
+        return uphill(updates, sizes, _value(rho, state)), advance(state)
+
+    return optax.GradientTransformation(no_steps, update_fn)
+
+
+def _value(rho: Any, state: StepCount) -> Any:
+    return radius_at(rho, state.steps) if callable(rho) else rho
+
+
+def radius_at(rho: Any, step: Int[Array, ""]) -> Any:
+    """The radius that a schedule gives for a step."""
+    value = _values.called("tx.update", "rho", rho, "the number of a step", step)
+    dtype = _leaves.dtype_of(value)
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    is_real = any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    if np.shape(value) or not is_real:
+        raise ValueError(
+            f"tx.update(rho={rho!r}): rho must be a schedule that returns one real number "
+            f"for a step; got {value!r}."
+        )
+    return value
+
+
+def widened(call: str, updates: PyTree, state: Any, kind: type) -> PyTree:
+    """What a perturbation is given, in float32 or wider, if it and the state can serve."""
+    _arguments.state_of(call, state, kind)
+    return jax.tree.map(widen, _leaves.floating(call, "updates", updates))
+
+
+def uphill(gradient: PyTree, sizes: PyTree, rho: Any) -> PyTree:
+    """The step of length `rho` in the metric of `sizes` T: `rho T^2 g / |T g|`."""
+    sizes = jax.tree.map(lambda t, g: t.astype(g.dtype), sizes, gradient)
+    once = jax.tree.map(jnp.multiply, sizes, gradient)
+    twice = jax.tree.map(jnp.multiply, sizes, once)
+    return to_length(twice, norm(once), rho)
+
+
+def adaptive_sizes(params: PyTree, flags: PyTree, eta: Any) -> PyTree:
+    """T: `|w| + eta` for the leaves that are flagged, 1 for the others."""
+
+    def size(weight: Array, is_adaptive: bool) -> Array:
+        modulus = jnp.abs(widen(weight))
+        if not is_adaptive:
+            return jnp.ones((), modulus.dtype)
+        return modulus + jnp.asarray(eta, modulus.dtype)
+
+    return jax.tree.map(size, params, flags)
+
+
+def adaptive_leaves(call: str, name: str, mask: Any, params: PyTree) -> PyTree:
+    """Which leaves are measured by their size: those of two axes or more, or the mask."""
+    if mask is None:
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+    return resolve_mask(call, name, mask, params)
+
+
+def to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
+    """`rho * direction / length`, or zeros where the length is zero or not finite."""
+    factor = ratio(jnp.asarray(rho, length.dtype), length)
+    is_usable = can_divide(length)
+    # `where` rather than multiplying by zero: 0 * NaN is NaN.
+    return jax.tree.map(
+        lambda d: jnp.where(is_usable, d * factor.astype(d.dtype), jnp.zeros_like(d)),
+        direction,
+    )

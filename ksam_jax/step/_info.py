@@ -1,0 +1,115 @@
+"""What a step says about itself."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..loss._rows import Chosen, weighted_mean
+from ..trees._mask import only
+from ..trees._numbers import inner, norm, ratio, real_dtype, widen
+from ._gradient import Gradient
+
+
+class SharpnessAwareInfo(NamedTuple):
+    """What the two passes of a step say about it; read it with `get_info`.
+
+    All are scalars in float32 (float64 for float64 parameters), zero before the first
+    step, and infinite where the step didn't compute what they need: a gradient was handed
+    in, no pass ran at the unperturbed weights (`momentum_sam`), or the two passes shared
+    no example. (Not NaN, so that `jax_debug_nans` stops at real ones only.)
+
+    Attributes:
+      loss: mean loss at the unperturbed weights over the examples run there: the whole
+        batch, for `random_sam` its random subset.
+      perturbed_loss: mean loss at the perturbed weights over the examples run there: the
+        whole batch, for `k_sam` the chosen k.
+      sharpness: mean rise of the loss from the one to the other, over the examples that
+        were run at both. (With a loss that couples examples, as BatchNorm does, it also has
+        what another company does to their losses where one pass ran the whole batch and
+        the other a part: in `random_sam` without aux, and in combinations that choose
+        anew for the descent.)
+      ascent_norm: norm of the ascent gradient, over the perturbed parameters; of the
+        average of past gradients for `momentum_sam`.
+      perturbation_norm: norm of the perturbation as applied, after rounding to the dtype
+        of the perturbed weights. About rho for most methods, rho/sqrt(beta) for `esam`
+        (rho/beta with `mask_per="tensor"`), and for `asam` whatever length rho has in its
+        metric. Zero: the step was a plain one.
+      cosine: between the ascent gradient and the descent gradient, over the perturbed
+        parameters; zero if one of them is zero.
+    """
+
+    loss: Float[Array, ""]
+    perturbed_loss: Float[Array, ""]
+    sharpness: Float[Array, ""]
+    ascent_norm: Float[Array, ""]
+    perturbation_norm: Float[Array, ""]
+    cosine: Float[Array, ""]
+
+
+def blank_info(params: PyTree) -> SharpnessAwareInfo:
+    """Zeros, each in a buffer of its own so that the state can be donated."""
+    dtype = real_dtype(params)
+    return SharpnessAwareInfo(*(jnp.zeros((), dtype) for _ in SharpnessAwareInfo._fields))
+
+
+def mean_losses(
+    climb: Gradient, fall: Gradient, like: SharpnessAwareInfo
+) -> Float[Array, "3"]:
+    """The first half of the info, from the losses, in the dtype of `like`."""
+    told = _mean(climb.losses, climb), _mean(fall.losses, fall), _rise(climb, fall)
+    return jnp.stack([x.astype(like.loss.dtype) for x in told])
+
+
+def geometry(
+    flags: PyTree | None,
+    climbed: PyTree,
+    fallen: PyTree,
+    applied: Float[Array, ""],
+    like: SharpnessAwareInfo,
+) -> Float[Array, "3"]:
+    """The second half, from the two gradients over the parameters that `flags` name."""
+    climbed, fallen = only(flags, climbed), only(flags, fallen)
+    climbed = jax.tree.map(widen, climbed)
+    # The descent gradient may have been taken at weights of another dtype.
+    fallen = jax.tree.map(lambda f, c: f.astype(c.dtype), fallen, climbed)
+    length = norm(climbed)
+    cosine = ratio(inner(climbed, fallen), length * norm(fallen))
+    told = length, applied, cosine
+    return jnp.stack([x.astype(like.loss.dtype) for x in told])
+
+
+def as_info(told: Float[Array, "6"]) -> SharpnessAwareInfo:
+    """The two halves, put together, as scalars."""
+    return SharpnessAwareInfo(*told)
+
+
+def _mean(losses: Array | None, run: Gradient) -> Array:
+    if losses is None:
+        return _unknown()
+    return _average(widen(losses), run.rows)
+
+
+def _rise(climb: Gradient, fall: Gradient) -> Array:
+    """Mean rise over the examples whose loss is known at both weights."""
+    if climb.losses is None or fall.losses is None:
+        return _unknown()
+    before, after, rows = climb.losses, fall.losses, fall.rows
+    if climb.rows is None and rows is not None:
+        own = climb.chosen_losses if climb.chosen is rows else None
+        before = rows.take(before) if own is None else own
+    elif climb.rows is not None and rows is None:
+        rows, after = climb.rows, climb.rows.take(after)
+    elif climb.rows is not rows:
+        return _unknown()
+    after = widen(after)
+    return _average(after - before.astype(after.dtype), rows)
+
+
+def _average(values: Array, rows: Chosen | None) -> Array:
+    return jnp.mean(values) if rows is None else weighted_mean(values, rows)
+
+
+def _unknown() -> Array:
+    return jnp.full((), jnp.inf)

@@ -1,0 +1,87 @@
+"""A method: what it answers to the four questions, and how its step is carried out."""
+
+from typing import Any, NamedTuple
+
+import optax
+from jaxtyping import PyTree
+
+from ..checks import _values
+from ..parts._ascent import Ascent
+from ..parts._selection import Selection
+
+
+class Execution(NamedTuple):
+    """How a step is carried out: the keyword arguments that all methods share."""
+
+    mask: Any = None
+    perturbed_dtype: Any = None
+    axis_name: Any = None
+    sync_ascent: Any = True
+    groups: Any = None
+    num_microbatches: Any = None
+
+    def checked(self, call: str) -> "Execution":
+        """With the numbers of parts known; raises for what breaks a rule."""
+        _values.float_dtype(call, self.perturbed_dtype)
+        _values.devices(call, self.axis_name, self.sync_ascent, self.groups)
+        return self._replace(
+            groups=_values.parts(call, "groups", self.groups),
+            num_microbatches=_values.parts(call, "num_microbatches", self.num_microbatches),
+        )
+
+
+def execution_of(transformation: optax.GradientTransformation) -> Execution | None:
+    """How the steps of one of our transformations are carried out; None if it isn't one.
+
+    (Nor of one that is wrapped: what Optax makes of it doesn't say.)
+    """
+    return getattr(transformation.update, "execution", None)
+
+
+class Method(NamedTuple):
+    """Answers to the four questions, and what of the execution a device has to know.
+
+    Attributes:
+      call: as the user typed it.
+      ascent: which examples point uphill; None: there is no climb.
+      perturbation: direction and length of the climb; None likewise.
+      descent: which examples decide the descent.
+      combine: what is made of the two gradients; None for the descent gradient.
+      flags: which parameters are perturbed, one bool per leaf; None for all.
+      perturbed_dtype: of the perturbed weights; None for the parameters' own.
+      sync_ascent: whether all devices climb together.
+    """
+
+    call: str
+    ascent: Selection | Ascent | None
+    perturbation: optax.GradientTransformation | None
+    descent: Selection
+    combine: optax.GradientTransformation | None = None
+    flags: PyTree | None = None
+    perturbed_dtype: Any = None
+    sync_ascent: bool = True
+
+    @property
+    def selections(self) -> list[Selection]:
+        """Those of the passes that are run."""
+        return [x for x in (self.ascent, self.descent) if isinstance(x, Selection)]
+
+    @property
+    def selects(self) -> bool:
+        """Whether one of the passes runs on examples that it chooses."""
+        return any(x.choose is not None for x in self.selections)
+
+    @property
+    def descends_on_the_same(self) -> bool:
+        """Whether the descent takes the examples of the climb, and shares its state."""
+        return self.descent is self.ascent
+
+    @property
+    def needs_clean(self) -> bool:
+        """Whether choosing needs the losses at the unperturbed weights.
+
+        Without an ascent pass the first losses of the step are those at the perturbed ones.
+        """
+        reads = {word for selection in self.selections for word in selection.reads}
+        runs_a_climb = isinstance(self.ascent, Selection)
+        return "clean" in reads or (runs_a_climb and "first" in reads)

@@ -1,0 +1,134 @@
+"""What `init` and `update` are given, checked, and turned into a step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from ..checks import _arguments, _leaves, _values
+from ..devices._axis import named
+from ..devices._placement import on_mesh_of
+from ..loss._forward import Loss
+from ..parts._ascent import Ascent
+from ..trees._mask import hide, masked, perturbed_leaves
+from ..trees._numbers import all_finite
+from ._gradient import Problem
+from ._info import blank_info
+from ._method import Execution, Method
+from ._state import SharpnessAwareState
+from ._update import take_step
+
+
+def transformation(
+    method: Method, execution: Execution
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation that a method is, from its answers and checked arguments."""
+    mask, perturbed_dtype, axis_name, sync_ascent, groups, num_microbatches = execution
+    call, axis, combine = method.call, named(axis_name), method.combine
+    # Without a climb there is nothing in which devices could differ.
+    sync_ascent = sync_ascent or method.perturbation is None
+    method = method._replace(
+        combine=combine and optax.with_extra_args_support(combine),
+        perturbed_dtype=perturbed_dtype,
+        sync_ascent=sync_ascent,
+    )
+
+    def init_fn(params):
+        params = _leaves.of_init("tx.init", params)
+        flags = perturbed_leaves(call, mask, params)
+        return SharpnessAwareState(
+            perturbation=_init_perturbation(method, flags, params),
+            ascent=_init_ascent(method, flags, params),
+            descent=_init_descent(method),
+            combine=_init_combine(method, params),
+            info=blank_info(params),
+            both_finite=jnp.array(True),
+        )
+
+    def update_fn(
+        updates,
+        state,
+        params=None,
+        *,
+        loss_fn: Any = None,
+        batch: Any = None,
+        has_aux=False,
+        loss_scale: Any = None,
+        **extra_args,
+    ):
+        _arguments.present(params, loss_fn, batch)
+        _arguments.state_of("tx.update", state, SharpnessAwareState)
+        _values.switch("tx.update", "has_aux", has_aux)
+        _values.loss_scale(loss_scale)
+        params = _leaves.parameters("tx.update", params)
+        given = _arguments.gradient_or_none(updates, params, _climbs_on(method, groups))
+        batch = _arguments.batch_arrays(batch)
+        _arguments.bound(call, axis)
+        _arguments.divides(call, batch, groups, num_microbatches)
+        if method.selects or (groups > 1 and not sync_ascent):
+            _arguments.selects_on_shards(call, batch, groups)
+        if not sync_ascent:
+            _arguments.device_s_own(call, given, batch, axis)
+        loss = Loss(loss_fn, has_aux, num_microbatches, loss_scale)
+        problem = Problem(loss, batch, groups, axis)
+        here = method._replace(flags=perturbed_leaves(call, mask, params))
+        with on_mesh_of(batch):
+            gradient, state = take_step(here, problem, params, given, state, extra_args)
+        gradient = _cast_like(gradient, params)
+        return gradient, state if loss_scale is None else _judged(state, gradient)
+
+    vars(update_fn)["execution"] = execution
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _init_perturbation(method: Method, flags: PyTree | None, params: PyTree) -> Any:
+    if method.perturbation is None:
+        return optax.EmptyState()
+    return masked(method.perturbation, flags).init(params)
+
+
+def _init_ascent(method: Method, flags: PyTree | None, params: PyTree) -> Any:
+    if method.ascent is None:
+        return optax.EmptyState()
+    if isinstance(method.ascent, Ascent):
+        hidden = hide(flags, params)
+        return _leaves.first_state(method.ascent.call, "init", method.ascent.init, hidden)
+    return _leaves.first_state(method.ascent.call, "init", method.ascent.init)
+
+
+def _init_descent(method: Method) -> Any:
+    if method.descends_on_the_same:
+        return optax.EmptyState()
+    return _leaves.first_state(method.descent.call, "init", method.descent.init)
+
+
+def _init_combine(method: Method, params: PyTree) -> Any:
+    if method.combine is None:
+        return optax.EmptyState()
+    return method.combine.init(params)
+
+
+def _climbs_on(method: Method, groups: int) -> str | None:
+    """What the first pass uses if that isn't the whole batch, for the message."""
+    first = method.descent if method.ascent is None else method.ascent
+    if isinstance(first, Ascent) or first.choose is not None:
+        return first.call
+    if not method.sync_ascent and groups > 1:
+        return f"{method.call}(sync_ascent=False, groups={groups})"
+    return None
+
+
+def _judged(state: SharpnessAwareState, gradient: PyTree) -> SharpnessAwareState:
+    """Tells whether the two gradients are finite, the same on all devices.
+
+    Of the ascent gradient the norm tells it. Where it isn't finite there was no climb, so
+    the descent gradient alone would hide it.
+    """
+    both = jnp.isfinite(state.info.ascent_norm) & all_finite(gradient)
+    return state._replace(both_finite=both)
+
+
+def _cast_like(tree: PyTree, params: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, p: x.astype(p.dtype), tree, params)

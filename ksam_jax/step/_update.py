@@ -1,0 +1,122 @@
+"""One step: what every device or group finds, put together into the update."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..checks import _leaves, _values
+from ..devices._axis import mean_with
+from ..parts._ascent import Ascent
+from ..parts._selection import Selection
+from ..trees._mask import hide
+from ..trees._numbers import wide_zeros
+from ._gradient import Note, Problem
+from ._groups import in_groups
+from ._info import as_info, geometry
+from ._method import Method
+from ._on_device import Climb, Found, on_device
+from ._state import SharpnessAwareState
+
+
+def take_step(
+    method: Method,
+    problem: Problem,
+    params: PyTree,
+    given: PyTree | None,
+    state: SharpnessAwareState,
+    extra_args: dict[str, Any],
+) -> tuple[PyTree, SharpnessAwareState]:
+    """The update, the same on all devices, and the next state."""
+    if problem.groups > 1 and not method.sync_ascent:
+        found, states = in_groups(method, problem, params, state, extra_args)
+    else:
+        found, states = on_device(method, problem, params, given, state, extra_args)
+    descent, told, aux = _averaged(problem, found)
+    updates, combined = descent, state.combine
+    if method.sync_ascent:
+        climb = found.climb or _no_climb(params, descent)
+        told = jnp.concatenate([told, _compared(method, climb, descent, state)])
+        updates, combined = _combined(method, climb, params, descent, state, extra_args)
+    return updates, SharpnessAwareState(
+        states.perturbation,
+        _ascent_learned(method, problem, params, descent, found, states.ascent),
+        _learned(problem, method.descent, found.descent_note, states.descent),
+        combined,
+        as_info(told),
+        state.both_finite,
+        aux,
+    )
+
+
+def _averaged(problem: Problem, found: Found) -> tuple[PyTree, Float[Array, " _"], Any]:
+    """Descent, numbers and aux: the one collective of a step but for the climb's."""
+    mine = found.descent, found.told
+    if problem.loss.is_per_example:
+        # One row per example, which stays with it.
+        return *problem.axis.mean(mine), found.aux
+    (descent, told), aux = mean_with(problem.axis, mine, found.aux)
+    return descent, told, aux
+
+
+def _no_climb(params: PyTree, descent: PyTree) -> Climb:
+    """What stands for it where the descent gradient is that at the weights themselves."""
+    return Climb(descent, wide_zeros(params), jnp.zeros(()))
+
+
+def _compared(
+    method: Method, climb: Climb, descent: PyTree, state: SharpnessAwareState
+) -> Float[Array, "3"]:
+    flags, applied = method.flags, climb.applied
+    return geometry(flags, climb.gradient, descent, applied, state.info)
+
+
+def _combined(
+    method: Method,
+    climb: Climb,
+    params: PyTree,
+    descent: PyTree,
+    state: SharpnessAwareState,
+    extra_args: dict[str, Any],
+) -> tuple[PyTree, Any]:
+    """Question 4: what is made of the two gradients."""
+    if method.combine is None:
+        return descent, state.combine
+    updates, combined = method.combine.update(
+        descent,
+        state.combine,
+        params,
+        **extra_args | {"ascent_gradient": climb.gradient, "epsilon": climb.epsilon},
+    )
+    return _leaves.as_updates(method.call, updates, params), combined
+
+
+def _ascent_learned(
+    method: Method,
+    problem: Problem,
+    params: PyTree,
+    descent: PyTree,
+    found: Found,
+    state: Any,
+) -> Any:
+    ascent, flags = method.ascent, method.flags
+    if not isinstance(ascent, Ascent):
+        return _learned(problem, ascent, found.ascent_note, state)
+    if ascent.learn is None:
+        return state
+    args = state, hide(flags, params), hide(flags, descent)
+    takes = "the state, the parameters and the descent gradient"
+    after = _values.called(ascent.call, "learn", ascent.learn, takes, *args)
+    return _leaves.next_state(ascent.call, "learn", after, state)
+
+
+def _learned(
+    problem: Problem, selection: Selection | None, note: Note | None, state: Any
+) -> Any:
+    """The selection's state after it has seen what its examples lost."""
+    if selection is None or selection.learn is None or note is None:
+        return state
+    args = problem.batch, *note, state, problem.axis.gather
+    takes = "the batch, the chosen, their losses, the state and a function"
+    after = _values.called(selection.call, "learn", selection.learn, takes, *args)
+    return _leaves.next_state(selection.call, "learn", after, state)

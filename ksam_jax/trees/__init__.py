@@ -1,0 +1,1 @@
+"""Sums over pytrees, and masks of them."""
