@@ -14,12 +14,20 @@ from .methods._asam import asam as asam
 from .methods._common import Common as Common
 from .methods._esam import esam as esam
 from .methods._f_sam import f_sam as f_sam
+from .methods._gsam import gsam as gsam
 from .methods._k_momentum_sam import k_momentum_sam as k_momentum_sam
 from .methods._k_sam import k_sam as k_sam
+from .methods._look_sam import look_sam as look_sam
+from .methods._mean_gradient import mean_gradient as mean_gradient
 from .methods._momentum_sam import momentum_sam as momentum_sam
 from .methods._random_sam import random_sam as random_sam
 from .methods._sam import sam as sam
 from .methods._sharpness_aware import sharpness_aware as sharpness_aware
+
+# isort: split
+# When: several methods, of which one runs in each step.
+from .around._every import every as every
+from .around._join_methods import join_methods as join_methods
 
 # isort: split
 # Question 2: direction and length of the climb.
@@ -44,6 +52,12 @@ from .parts._selection import Evidence as Evidence
 from .parts._selection import Selection as Selection
 
 # isort: split
+# Question 4: what is made of the two gradients.
+from .parts._combine import add_orthogonal as add_orthogonal
+from .parts._combine import remember_orthogonal as remember_orthogonal
+from .parts._combine import subtract_orthogonal as subtract_orthogonal
+
+# isort: split
 # Losses.
 from .loss._per_example import per_example as per_example
 
@@ -58,5 +72,6 @@ from .step._info import SharpnessAwareInfo as SharpnessAwareInfo
 from .step._reading import get_info as get_info
 from .step._reading import take_aux as take_aux
 from .step._state import SharpnessAwareState as SharpnessAwareState
+from .step._state import SwitchState as SwitchState
 
 __version__ = "0.1.0"

@@ -136,6 +136,14 @@ class Row(NamedTuple):
         return ksam_jax.per_example(example_loss, keep=self.keep)
 
 
+def warmed_up(rho=RHO, k=0.25, mask=None, perturbed_dtype=None):
+    """A plain step, and K-SAM from then on."""
+    common: dict[str, Any] = {"mask": mask, "perturbed_dtype": perturbed_dtype}
+    return ksam_jax.join_methods(
+        [ksam_jax.mean_gradient(**common), ksam_jax.k_sam(rho, k, **common)], [1]
+    )
+
+
 esam_tensor = functools.partial(ksam_jax.esam, mask_per="tensor")
 momentum_sam = functools.partial(ksam_jax.momentum_sam, decay=0.9)
 k_momentum_sam = functools.partial(ksam_jax.k_momentum_sam, decay=0.9)
@@ -153,6 +161,9 @@ TABLE = {
     "k_momentum_sam_shared": Row(
         k_momentum_sam, ("k", "skip"), climbs_on_all=False, keep="all"
     ),
+    "gsam": Row(ksam_jax.gsam),
+    "look_sam": Row(functools.partial(ksam_jax.look_sam, period=1)),
+    "warmed_up": Row(warmed_up, ("k",), climbs_on_all=False),
     "remembered": Row(remembered, climbs_on_all=False),
     "k_friendly": Row(k_friendly, ("k",), climbs_on_all=False, keep="matmuls"),
     "esam_random_ascent": Row(
@@ -174,7 +185,12 @@ def rows(names=TABLE):
 
 
 ON_ALL = [name for name, row in TABLE.items() if row.climbs_on_all]
-NOT_ON_ALL = [name for name, row in TABLE.items() if not row.climbs_on_all]
+# Its first step is a plain one, which can use a gradient over the whole batch.
+NOT_ON_ALL = [n for n, row in TABLE.items() if not row.climbs_on_all and n != "warmed_up"]
+# Its count, and with it a schedule, begins a step later.
+FROM_THE_START = [name for name in TABLE if name != "warmed_up"]
+# What comes out of the others is the gradient at the perturbed weights.
+UNCOMBINED = [name for name in TABLE if name != "gsam"]
 ON_NONE = ["momentum_sam", "k_momentum_sam_shared"]
 SEEDED = [name for name, row in TABLE.items() if row.takes_seed]
 DETERMINISTIC = [name for name in TABLE if name not in (*SEEDED, "custom")]
@@ -384,7 +400,7 @@ def rising(count):
     return RHO * (1 + jnp.asarray(count, jnp.float32))
 
 
-@rows()
+@rows(FROM_THE_START)
 def test_a_scheduled_rho_advances_step_by_step(name):
     row, params = TABLE[name], mlp().params
     tx = row.make(rho=rising)
@@ -767,7 +783,7 @@ def bowl(seed=0):
     return Bowl(*[{n: draw(s) for n, s in shapes.items()} for _ in range(2)])
 
 
-@rows()
+@rows(UNCOMBINED)
 def test_mask_perturbs_its_parameters_as_if_there_were_no_others(name):
     row, problem = TABLE[name], bowl()
     part = Bowl(*[{n: tree[n] for n in ("a", "c")} for tree in problem])

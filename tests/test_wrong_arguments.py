@@ -239,6 +239,10 @@ def climb(tx: Any) -> Any:
     return tx.update(GRADIENT, tx.init(PARAMS), PARAMS)
 
 
+def combine(tx: Any) -> Any:
+    return tx.update(GRADIENT, tx.init(PARAMS), PARAMS, ascent_gradient=GRADIENT)
+
+
 def select(selection: Any) -> Any:
     radius = kj.scale_to_radius(0.1)
     step(kj.sharpness_aware(radius, ascent=selection))
@@ -264,7 +268,8 @@ def learn(batch: Any, chosen: Any, losses: Any, state: Any, join: Any) -> Any:
 
 
 METHODS = ("sam", "asam", "random_sam", "k_sam", "esam", "f_sam")
-METHODS = (*METHODS, "momentum_sam", "k_momentum_sam")
+METHODS = (*METHODS, "momentum_sam", "k_momentum_sam", "mean_gradient", "gsam", "look_sam")
+COMBINES = ("subtract_orthogonal", "remember_orthogonal", "add_orthogonal")
 CLASSES = ("Selection", "Ascent")
 # What these call is the user's own, and named by its own name.
 PIECES = ("choose", "init", "learn", "direction")
@@ -283,12 +288,18 @@ GOOD: dict[str, dict[str, Any]] = {
     "top_k_mask": {"losses": jnp.arange(7.0), "k": 1},
     "per_example": {"example_loss": example_loss},
     "dynamic_loss_scale": {"inner": optax.chain(kj.k_sam(k=3), optax.sgd(0.1))},
+    "join_methods": {"methods": [kj.mean_gradient(), kj.k_sam(k=3)], "boundaries": [1]},
+    "every": {"period": 2, "method": kj.k_sam(k=3)},
+    "subtract_orthogonal": {"alpha": 0.5},
+    "add_orthogonal": {"alpha": 0.5},
     "get_info": {"opt_state": kj.sam().init(PARAMS)},
     "take_aux": {"opt_state": kj.sam().init(PARAMS)},
 }
 USES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys([*METHODS, "sharpness_aware", "dynamic_loss_scale"], step),
+    **dict.fromkeys(["join_methods", "every"], step),
     **dict.fromkeys(PARTS, climb),
+    **dict.fromkeys(COMBINES, combine),
     **dict.fromkeys(["past_descent", "everything", "random_subset"], select),
     **dict.fromkeys(["highest_loss", "highest_remembered_loss"], select),
     "largest_increase": descend,
@@ -365,6 +376,10 @@ TRANSFORMATIONS: dict[str, Any] = {
         kj.scale_to_radius(0.1), descent=kj.highest_remembered_loss(3, 20)
     ),
     "dynamic_loss_scale": kj.dynamic_loss_scale(kj.sam()),
+    "mean_gradient": kj.mean_gradient(),
+    "gsam": kj.gsam(),
+    "look_sam": kj.look_sam(),
+    "join_methods": kj.join_methods([kj.mean_gradient(), kj.k_sam(k=3)], [1]),
     **{name: getattr(kj, name)(**GOOD.get(name, {})) for name in PARTS},
 }
 

@@ -32,12 +32,12 @@ def scalar(call: str, name: str, value: Any, rule: str, holds: Callable) -> None
         raise ValueError(f"{call}({name}={plain!r}): {name} must be {rule}; got {plain!r}.")
 
 
-def radius(call: str, rho: Any) -> None:
+def radius(call: str, rho: Any, name: str = "rho") -> None:
     """Checks that `rho` is a finite number >= 0, a traced scalar or a schedule."""
     if callable(rho):
         return
     rule = "a finite number >= 0 or an optax.Schedule"
-    scalar(call, "rho", rho, rule, lambda r: r >= 0 and math.isfinite(r))
+    scalar(call, name, rho, rule, lambda r: r >= 0 and math.isfinite(r))
 
 
 def keep_probability(call: str, beta: Any) -> None:
@@ -130,6 +130,21 @@ def whole(call: str, name: str, value: Any, least: int) -> None:
     if is_traced and jnp.issubdtype(value.dtype, jnp.integer):
         return
     size(call, name, value, f"an integer >= {least}", least)
+
+
+def listed(call: str, name: str, value: Any, least: int) -> list[Any]:
+    """Returns the items of a list, a tuple or an array of one axis, `least` or more."""
+    is_vector = _is_array(value) and value.ndim == 1
+    if not is_vector and not isinstance(value, list | tuple):
+        raise TypeError(
+            f"{call}({name}={value!r}): {name} must be a list; got {described(value)}."
+        )
+    items = list(value)
+    if len(items) < least:
+        raise ValueError(
+            f"{call}({name}={value!r}): {name} must have {least} or more items."
+        )
+    return items
 
 
 def boundaries(call: str, num_methods: int, steps: list[Any]) -> None:
