@@ -10,6 +10,7 @@ Chain one in front of any optimizer:
 """
 
 # The methods of the papers, and the general form that all of them are.
+from .methods._adaptive_momentum_sam import adaptive_momentum_sam as adaptive_momentum_sam
 from .methods._asam import asam as asam
 from .methods._common import Common as Common
 from .methods._esam import esam as esam
@@ -17,6 +18,7 @@ from .methods._f_sam import f_sam as f_sam
 from .methods._gsam import gsam as gsam
 from .methods._k_momentum_sam import k_momentum_sam as k_momentum_sam
 from .methods._k_sam import k_sam as k_sam
+from .methods._le_sam import le_sam as le_sam
 from .methods._look_sam import look_sam as look_sam
 from .methods._mean_gradient import mean_gradient as mean_gradient
 from .methods._momentum_sam import momentum_sam as momentum_sam
@@ -31,9 +33,11 @@ from .around._join_methods import join_methods as join_methods
 
 # isort: split
 # Question 2: direction and length of the climb.
+from .parts._direction import follow_ema as follow_ema
 from .parts._direction import random_mask as random_mask
 from .parts._direction import subtract_ema as subtract_ema
 from .parts._radius import scale_to_adaptive_radius as scale_to_adaptive_radius
+from .parts._radius import scale_to_budget as scale_to_budget
 from .parts._radius import scale_to_radius as scale_to_radius
 
 # isort: split

@@ -29,13 +29,15 @@ class Step(NamedTuple):
     """What one method does in one step."""
 
     gradient: Tree
-    """The descent gradient, taken at the perturbed weights."""
+    """What the optimizer gets: the descent gradient, or what is made of it."""
     perturbation: Tree
     """The perturbation that was added to the weights."""
     ascent: Tree
     """The gradient that the perturbation was made from."""
     descent_examples: list[int]
-    """Which examples the descent gradient is the mean of."""
+    """Which examples the descent gradient is taken over."""
+    descent: Tree | None = None
+    """The gradient at the perturbed weights, where `gradient` is made of it."""
 
 
 Method = Callable[[int, Tree, Batch], Step]
@@ -83,13 +85,20 @@ def mean_loss(params: Tree, batch: Batch, examples: Iterable[int]) -> float:
     return sum(chosen) / len(chosen)
 
 
-def mean_gradient(params: Tree, batch: Batch, examples: Sequence[int]) -> Tree:
-    """The gradient of the mean loss over some of the examples."""
+def mean_gradient(
+    params: Tree, batch: Batch, examples: Sequence[int], mean_over: str = "chosen"
+) -> Tree:
+    """The gradient of the mean loss over some of the examples.
+
+    With `mean_over="batch"` their sum is divided by the batch's N, as if the others had
+    the loss 0.
+    """
+    divisor = {"chosen": len(examples), "batch": len(batch.labels)}[mean_over]
     total = {name: np.zeros_like(leaf) for name, leaf in params.items()}
     for i in examples:
         gradient = example_gradient(params, batch.inputs[i], int(batch.labels[i]))
         total = add(total, gradient)
-    return scaled(total, 1.0 / len(examples))
+    return scaled(total, 1.0 / divisor)
 
 
 # ---------------------------------------------------------------- small parts
@@ -115,16 +124,35 @@ def norm(a: Tree) -> float:
     return math.sqrt(sum(float((leaf**2).sum()) for leaf in a.values()))
 
 
+def dot(a: Tree, b: Tree) -> float:
+    """The inner product over all entries of all leaves."""
+    return sum(float((a[name] * b[name]).sum()) for name in a)
+
+
 def cosine(a: Tree, b: Tree) -> float:
     """The cosine of the angle between two trees."""
-    dot = sum(float((a[name] * b[name]).sum()) for name in a)
-    return dot / (norm(a) * norm(b))
+    return dot(a, b) / (norm(a) * norm(b))
+
+
+def orthogonal(a: Tree, to: Tree) -> Tree:
+    """What is left of a tree without its part along another."""
+    return add(a, scaled(to, -dot(a, to) / norm(to) ** 2))
 
 
 def to_radius(a: Tree, rho: float) -> Tree:
     """A tree scaled to length rho; zero stays zero."""
     length = norm(a)
     return scaled(a, rho / length if length > 0.0 else 0.0)
+
+
+def to_adaptive_radius(a: Tree, rho: float, params: Tree, eta: float) -> Tree:
+    """rho T^2 a / ||T a||, T = |w| + eta, or 1 for vectors and scalars."""
+    metric = {
+        name: np.abs(leaf) + eta if leaf.ndim > 1 else np.ones_like(leaf)
+        for name, leaf in params.items()
+    }
+    length = norm(times(metric, a))
+    return scaled(times(metric, times(metric, a)), rho / length if length > 0.0 else 0.0)
 
 
 def count(share: float, n: int) -> int:
@@ -213,12 +241,20 @@ def asam(rho: Schedule, eta: float) -> Method:
     def step(t: int, params: Tree, batch: Batch) -> Step:
         examples = everything(batch)
         g = mean_gradient(params, batch, examples)
-        metric = {
-            name: np.abs(leaf) + eta if leaf.ndim > 1 else np.ones_like(leaf)
-            for name, leaf in params.items()
-        }
-        length = norm(times(metric, g))
-        eps = scaled(times(metric, times(metric, g)), rho(t) / length)
+        eps = to_adaptive_radius(g, rho(t), params, eta)
+        descent = mean_gradient(add(params, eps), batch, examples)
+        return Step(descent, eps, g, examples)
+
+    return step
+
+
+def le_sam(sigma: Schedule, max_rho: float) -> Method:
+    """Wang et al. 2026, as in their code: rho = min(sigma / ||g||, max_rho)."""
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        examples = everything(batch)
+        g = mean_gradient(params, batch, examples)
+        eps = to_radius(g, min(sigma(t) / norm(g), max_rho))
         descent = mean_gradient(add(params, eps), batch, examples)
         return Step(descent, eps, g, examples)
 
@@ -238,34 +274,43 @@ def random_sam(rho: Schedule, subsets: Sequence[Sequence[int]]) -> Method:
     return step
 
 
-def k_sam(rho: Schedule, k: float, skip: float = 0) -> Method:
-    """Ni et al. 2022: the k highest losses give both gradients; `skip` is ours."""
+def k_sam(rho: Schedule, k: float, skip: float = 0, mean_over: str = "chosen") -> Method:
+    """Ni et al. 2022: the k highest losses give both gradients.
+
+    `skip` and `mean_over` are ours.
+    """
 
     def step(t: int, params: Tree, batch: Batch) -> Step:
         n = len(batch.labels)
         examples = highest(losses(params, batch), count(k, n), skip_count(skip, n))
-        g = mean_gradient(params, batch, examples)
+        g = mean_gradient(params, batch, examples, mean_over)
         eps = to_radius(g, rho(t))
-        descent = mean_gradient(add(params, eps), batch, examples)
+        descent = mean_gradient(add(params, eps), batch, examples, mean_over)
         return Step(descent, eps, g, examples)
 
     return step
 
 
-def esam(rho: Schedule, gamma: float, masks: Sequence[Tree]) -> Method:
+def esam(
+    rho: Schedule, gamma: float, masks: Sequence[Tree], mean_over: str = "chosen"
+) -> Method:
     """Du et al. 2022, as printed: mask the scaled gradient, coordinate by coordinate.
 
-    Each entry of a mask is 0 or 1 / beta.
+    Each entry of a mask is 0 or 1 / beta. `mean_over` is ours, and of the descent.
     """
 
     def perturbation(t: int, g: Tree) -> Tree:
         return times(masks[t], to_radius(g, rho(t)))
 
-    return _esam(perturbation, gamma)
+    return _esam(perturbation, gamma, mean_over)
 
 
 def esam_by_tensor(
-    rho: Schedule, gamma: float, beta: float, masks: Sequence[Tree]
+    rho: Schedule,
+    gamma: float,
+    beta: float,
+    masks: Sequence[Tree],
+    mean_over: str = "chosen",
 ) -> Method:
     """Du et al. 2022, as in their code: drop whole tensors, then radius rho / beta."""
 
@@ -273,24 +318,28 @@ def esam_by_tensor(
         kept = {name: g[name] * (masks[t][name] > 0.0) for name in g}
         return to_radius(kept, rho(t) / beta)
 
-    return _esam(perturbation, gamma)
+    return _esam(perturbation, gamma, mean_over)
 
 
-def _esam(perturbation: Callable[[int, Tree], Tree], gamma: float) -> Method:
+def _esam(
+    perturbation: Callable[[int, Tree], Tree], gamma: float, mean_over: str
+) -> Method:
     def step(t: int, params: Tree, batch: Batch) -> Step:
         g = mean_gradient(params, batch, everything(batch))
         eps = perturbation(t, g)
         clean, perturbed = losses(params, batch), losses(add(params, eps), batch)
         rise = [after - before for before, after in zip(clean, perturbed, strict=True)]
         examples = highest(rise, count(gamma, len(batch.labels)))
-        descent = mean_gradient(add(params, eps), batch, examples)
+        descent = mean_gradient(add(params, eps), batch, examples, mean_over)
         return Step(descent, eps, g, examples)
 
     return step
 
 
-def f_sam(rho: Schedule, sigma: float, decay: float, k: float = 1.0) -> Method:
-    """Li et al. 2024, as in their code; `k` puts it on k_sam's examples.
+def f_sam(
+    rho: Schedule, sigma: float, decay: float, k: float = 1.0, mean_over: str = "chosen"
+) -> Method:
+    """Li et al. 2024, as in their code; `k` and `mean_over` put it on k_sam's examples.
 
     d_t = g_t - sigma m_{t-1}, then m_t = decay m_{t-1} + (1 - decay) g_t; step 0
     is plain SAM and starts m at g_0.
@@ -299,7 +348,7 @@ def f_sam(rho: Schedule, sigma: float, decay: float, k: float = 1.0) -> Method:
 
     def step(t: int, params: Tree, batch: Batch) -> Step:
         examples = highest(losses(params, batch), count(k, len(batch.labels)))
-        g = mean_gradient(params, batch, examples)
+        g = mean_gradient(params, batch, examples, mean_over)
         if memory:
             d = add(g, scaled(memory[-1], -sigma))
             memory.append(add(scaled(memory[-1], decay), scaled(g, 1.0 - decay)))
@@ -307,17 +356,78 @@ def f_sam(rho: Schedule, sigma: float, decay: float, k: float = 1.0) -> Method:
             d = g
             memory.append(g)
         eps = to_radius(d, rho(t))
+        descent = mean_gradient(add(params, eps), batch, examples, mean_over)
+        return Step(descent, eps, g, examples)
+
+    return step
+
+
+def vasso(rho: Schedule, theta: float) -> Method:
+    """Li and Giannakis 2023: eps = rho d / ||d||, d the average of the clean gradients.
+
+    d_t = (1 - theta) d_{t-1} + theta g_t; as in their code d_0 = g_0.
+    """
+    past: list[Tree] = []
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        examples = everything(batch)
+        g = mean_gradient(params, batch, examples)
+        d = add(scaled(past[-1], 1.0 - theta), scaled(g, theta)) if past else g
+        past.append(d)
+        eps = to_radius(d, rho(t))
         descent = mean_gradient(add(params, eps), batch, examples)
         return Step(descent, eps, g, examples)
 
     return step
 
 
-def momentum_sam(rho: Schedule, decay: float, k: float = 1.0, skip: float = 0) -> Method:
+def gsam(rho: Schedule, alpha: float) -> Method:
+    """Zhuang et al. 2022: u = g_p - alpha (g - <g, g_p> / ||g_p||^2 g_p)."""
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        examples = everything(batch)
+        g = mean_gradient(params, batch, examples)
+        eps = to_radius(g, rho(t))
+        g_p = mean_gradient(add(params, eps), batch, examples)
+        u = add(g_p, scaled(orthogonal(g, g_p), -alpha))
+        return Step(u, eps, g, examples, g_p)
+
+    return step
+
+
+def look_sam(rho: Schedule, alpha: float, period: int) -> Method:
+    """Liu et al. 2022: SAM in every `period`-th step, a part of it again in the others.
+
+    In a SAM step u = g_s, and g_v = g_s - <g_s, g> / ||g||^2 g is kept; in the others
+    u = g + alpha ||g|| / ||g_v|| g_v. `rho` goes by the SAM steps alone.
+    """
+    kept: list[Tree] = []
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        examples = everything(batch)
+        g = mean_gradient(params, batch, examples)
+        if t % period == 0:
+            eps = to_radius(g, rho(t // period))
+            g_s = mean_gradient(add(params, eps), batch, examples)
+            kept.append(orthogonal(g_s, g))
+            return Step(g_s, eps, g, examples)
+        u = add(g, to_radius(kept[-1], alpha * norm(g)))
+        return Step(u, scaled(g, 0.0), g, examples, g)
+
+    return step
+
+
+def momentum_sam(
+    rho: Schedule,
+    decay: float,
+    k: float = 1.0,
+    skip: float = 0,
+    mean_over: str = "chosen",
+) -> Method:
     """Becker et al. 2024: eps = -rho m / ||m||, m the average of past gradients.
 
-    m_t = decay m_{t-1} + (1 - decay) u_t, from zero. `k` and `skip` are ours: u is then
-    taken over the highest losses at the perturbed weights.
+    m_t = decay m_{t-1} + (1 - decay) u_t, from zero. `k`, `skip` and `mean_over` are ours:
+    u is then taken over the highest losses at the perturbed weights.
     """
     past: list[Tree] = []
 
@@ -327,9 +437,25 @@ def momentum_sam(rho: Schedule, decay: float, k: float = 1.0, skip: float = 0) -
         eps = to_radius(scaled(m, -1.0), rho(t))
         moved = add(params, eps)
         examples = highest(losses(moved, batch), count(k, n), skip_count(skip, n))
-        u = mean_gradient(moved, batch, examples)
+        u = mean_gradient(moved, batch, examples, mean_over)
         past.append(add(scaled(m, decay), scaled(u, 1.0 - decay)))
         return Step(u, eps, scaled(m, -1.0), examples)
+
+    return step
+
+
+def adaptive_momentum_sam(rho: Schedule, eta: float, decay: float) -> Method:
+    """Becker et al. 2024 with Kwon et al.'s metric: eps = rho T^2 d / ||T d||, d = -m."""
+    past: list[Tree] = []
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        examples = everything(batch)
+        m = past[-1] if past else scaled(params, 0.0)
+        d = scaled(m, -1.0)
+        eps = to_adaptive_radius(d, rho(t), params, eta)
+        u = mean_gradient(add(params, eps), batch, examples)
+        past.append(add(scaled(m, decay), scaled(u, 1.0 - decay)))
+        return Step(u, eps, d, examples)
 
     return step
 
@@ -375,6 +501,32 @@ def remembered_momentum_sam(
     return step
 
 
+# ---------------------------------------------------------------- several methods
+
+
+def joined(methods: Sequence[Method], boundaries: Sequence[int]) -> Method:
+    """One method after another: from step boundaries[i] on methods[i + 1] runs."""
+    return _in_turn(methods, lambda t: sum(b <= t for b in boundaries))
+
+
+def every(period: int, method: Method, otherwise: Method) -> Method:
+    """A method in steps 0, period, 2 period and so on, another one in the others."""
+    return _in_turn([method, otherwise], lambda t: 0 if t % period == 0 else 1)
+
+
+def _in_turn(methods: Sequence[Method], turn: Callable[[int], int]) -> Method:
+    """Method number turn(t) in step t; each counts the steps in which it ran."""
+    ran = [0] * len(methods)
+
+    def step(t: int, params: Tree, batch: Batch) -> Step:
+        number = turn(t)
+        found = methods[number](ran[number], params, batch)
+        ran[number] += 1
+        return found
+
+    return step
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -414,7 +566,8 @@ def train(
             - mean_loss(params, batch, step.descent_examples)
         )
         clean = mean_gradient(params, batch, step.descent_examples)
-        run.cosine.append(cosine(clean, step.gradient))
+        perturbed = step.gradient if step.descent is None else step.descent
+        run.cosine.append(cosine(clean, perturbed))
         velocity = add(scaled(velocity, momentum), step.gradient)
         params = add(params, scaled(velocity, -learning_rate))
     return run._replace(params=params)

@@ -144,6 +144,12 @@ def warmed_up(rho=RHO, k=0.25, mask=None, perturbed_dtype=None):
     )
 
 
+def le_sam(rho=RHO, mask=None, perturbed_dtype=None):
+    """LE-SAM whose budget is what the table calls rho, of any length."""
+    common: dict[str, Any] = {"mask": mask, "perturbed_dtype": perturbed_dtype}
+    return ksam_jax.le_sam(sigma=rho, max_rho=None, **common)
+
+
 esam_tensor = functools.partial(ksam_jax.esam, mask_per="tensor")
 momentum_sam = functools.partial(ksam_jax.momentum_sam, decay=0.9)
 k_momentum_sam = functools.partial(ksam_jax.k_momentum_sam, decay=0.9)
@@ -163,6 +169,10 @@ TABLE = {
     ),
     "gsam": Row(ksam_jax.gsam),
     "look_sam": Row(functools.partial(ksam_jax.look_sam, period=1)),
+    "le_sam": Row(le_sam),
+    "adaptive_momentum_sam": Row(
+        functools.partial(ksam_jax.adaptive_momentum_sam, decay=0.9), climbs_on_all=False
+    ),
     "warmed_up": Row(warmed_up, ("k",), climbs_on_all=False),
     "remembered": Row(remembered, climbs_on_all=False),
     "k_friendly": Row(k_friendly, ("k",), climbs_on_all=False, keep="matmuls"),
@@ -191,7 +201,7 @@ NOT_ON_ALL = [n for n, row in TABLE.items() if not row.climbs_on_all and n != "w
 FROM_THE_START = [name for name in TABLE if name != "warmed_up"]
 # What comes out of the others is the gradient at the perturbed weights.
 UNCOMBINED = [name for name in TABLE if name != "gsam"]
-ON_NONE = ["momentum_sam", "k_momentum_sam_shared"]
+ON_NONE = ["momentum_sam", "k_momentum_sam_shared", "adaptive_momentum_sam"]
 SEEDED = [name for name, row in TABLE.items() if row.takes_seed]
 DETERMINISTIC = [name for name in TABLE if name not in (*SEEDED, "custom")]
 # A corrupt batch leaves its trace in a memory of losses.

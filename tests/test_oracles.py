@@ -279,6 +279,48 @@ CASES = {
         lambda: ksam_jax.k_momentum_sam(rho=0.1, k=4, decay=0.6, skip=0.2),
         lambda: oracles.momentum_sam(constant(0.1), 0.6, 4, 0.2),
     ),
+    "k_sam over the batch": Case(
+        lambda: ksam_jax.k_sam(rho=rising(), k=0.25, skip=1, mean_over="batch"),
+        lambda: oracles.k_sam(rising_by_hand, 0.25, 1, mean_over="batch"),
+    ),
+    "esam over the batch": Case(
+        lambda: ksam_jax.esam(rho=0.1, beta=BETA, gamma=4, seed=SEED, mean_over="batch"),
+        lambda: oracles.esam(
+            constant(0.1), 4, drawn_masks("coordinate"), mean_over="batch"
+        ),
+    ),
+    "k_momentum_sam over the batch": Case(
+        lambda: ksam_jax.k_momentum_sam(rho=0.1, k=4, decay=0.6, mean_over="batch"),
+        lambda: oracles.momentum_sam(constant(0.1), 0.6, 4, mean_over="batch"),
+    ),
+    "le_sam": Case(
+        lambda: ksam_jax.le_sam(sigma=rising(), max_rho=0.3),
+        lambda: oracles.le_sam(rising_by_hand, 0.3),
+    ),
+    "adaptive_momentum_sam": Case(
+        lambda: ksam_jax.adaptive_momentum_sam(rho=rising(), eta=0.02, decay=0.9),
+        lambda: oracles.adaptive_momentum_sam(rising_by_hand, 0.02, 0.9),
+    ),
+    "gsam": Case(
+        lambda: ksam_jax.gsam(rho=rising(), alpha=0.4),
+        lambda: oracles.gsam(rising_by_hand, 0.4),
+    ),
+    "look_sam": Case(
+        lambda: ksam_jax.look_sam(rho=0.1, alpha=0.7, period=4),
+        lambda: oracles.look_sam(constant(0.1), 0.7, 4),
+    ),
+    "k_sam after plain steps": Case(
+        lambda: ksam_jax.join_methods(
+            [ksam_jax.mean_gradient(), ksam_jax.k_sam(rho=rising(), k=0.25)], [8]
+        ),
+        lambda: oracles.joined([oracles.plain(), oracles.k_sam(rising_by_hand, 0.25)], [8]),
+    ),
+    "f_sam in every third step": Case(
+        lambda: ksam_jax.every(
+            3, ksam_jax.f_sam(0.2, 0.8, 0.6), otherwise=ksam_jax.mean_gradient()
+        ),
+        lambda: oracles.every(3, oracles.f_sam(constant(0.2), 0.8, 0.6), oracles.plain()),
+    ),
     "remembered k_sam": Case(
         lambda: remembered_k_sam(0.25),
         lambda: oracles.remembered_k_sam(rising_by_hand, 0.25, numbers()),
@@ -297,6 +339,7 @@ SUBSET_METHODS = (
     "k_momentum_sam",
 )
 ONE_FORM = ("k_sam that skips", "momentum_sam of decay 0", "k_momentum_sam that skips")
+ONE_FORM = (*ONE_FORM, "le_sam", "gsam", "look_sam", "f_sam in every third step")
 MOMENTUM_METHODS = [name for name in CASES if "momentum" in name]
 
 
@@ -398,7 +441,7 @@ def test_info_holds_the_norms_of_the_reference(name):
 
 
 @pytest.mark.parametrize("form", ["batch", "all"])
-@pytest.mark.parametrize("name", ["sam", "asam", "k_sam", "f_sam"])
+@pytest.mark.parametrize("name", ["sam", "asam", "k_sam", "f_sam", "gsam"])
 def test_info_holds_loss_sharpness_and_cosine_of_the_reference(name, form):
     info, run = trained(name, form).info, reference(name)
     np.testing.assert_allclose(info.loss, run.loss, rtol=1e-9)

@@ -267,19 +267,26 @@ def learn(batch: Any, chosen: Any, losses: Any, state: Any, join: Any) -> Any:
     return state
 
 
-METHODS = ("sam", "asam", "random_sam", "k_sam", "esam", "f_sam")
-METHODS = (*METHODS, "momentum_sam", "k_momentum_sam", "mean_gradient", "gsam", "look_sam")
+METHODS = [
+    name
+    for name, function in vars(kj).items()
+    if callable(function)
+    and name not in ("sharpness_aware", "Common")
+    and "num_microbatches" in inspect.signature(function).parameters
+]
 COMBINES = ("subtract_orthogonal", "remember_orthogonal", "add_orthogonal")
 CLASSES = ("Selection", "Ascent")
 # What these call is the user's own, and named by its own name.
 PIECES = ("choose", "init", "learn", "direction")
-PARTS = ("scale_to_radius", "scale_to_adaptive_radius", "subtract_ema", "random_mask")
+PARTS = ("scale_to_radius", "scale_to_adaptive_radius", "scale_to_budget")
+PARTS = (*PARTS, "subtract_ema", "follow_ema", "random_mask")
 GOOD: dict[str, dict[str, Any]] = {
     "Selection": {"choose": choose, "learn": learn},
     "Ascent": {"direction": lambda state, params: params},
     "sharpness_aware": {"perturbation": kj.scale_to_radius(0.1)},
     "scale_to_radius": {"rho": 0.1},
     "scale_to_adaptive_radius": {"rho": 0.1},
+    "scale_to_budget": {"sigma": 0.1},
     "random_mask": {"beta": 0.5},
     "highest_loss": {"k": 3},
     "highest_remembered_loss": {"k": 3, "num_examples": 20},

@@ -40,9 +40,9 @@ def radius(call: str, rho: Any, name: str = "rho") -> None:
     scalar(call, name, rho, rule, lambda r: r >= 0 and math.isfinite(r))
 
 
-def keep_probability(call: str, beta: Any) -> None:
-    """Checks that `beta` is a probability that can be divided by."""
-    scalar(call, "beta", beta, "in (0, 1]", lambda b: 0 < b <= 1)
+def share(call: str, name: str, value: Any) -> None:
+    """Checks that `value` is a share or a probability above zero, or a traced scalar."""
+    scalar(call, name, value, "in (0, 1]", lambda x: 0 < x <= 1)
 
 
 def ema(call: str, sigma: Any, decay: Any) -> None:

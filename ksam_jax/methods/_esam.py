@@ -75,7 +75,7 @@ def esam(
       Networks, ICLR 2022.
     """
     _values.radius("esam", rho)
-    _values.keep_probability("esam", beta)
+    _values.share("esam", "beta", beta)
     _values.seed("esam", seed)
     _values.one_of("esam", "mask_per", mask_per, ("coordinate", "tensor"))
     count = _counts.example_count("esam", "gamma", gamma)

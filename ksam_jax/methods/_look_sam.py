@@ -29,8 +29,9 @@ def look_sam(
 
     Args:
       rho: radius in the parameters' units; a float, a traced scalar or an
-        `optax.Schedule` of the SAM steps.
-      alpha: length of the part that is used again, as a share of the gradient's.
+        `optax.Schedule` that counts the SAM steps alone.
+      alpha: length of the part that is used again, as a share of the gradient's: 0.7 is
+        the authors' for vision transformers; Becker et al. found 0.1 best on CIFAR-100.
       period: k of the paper; an integer >= 1, may be traced. 1 is SAM.
       **common: mask, axis_name, groups and others that all methods take: see `Common`.
 
@@ -59,7 +60,8 @@ def look_sam(
       [0.05, 0.0, 0.05]
 
     Reference:
-      Liu et al., Towards Efficient and Scalable Sharpness-Aware Minimization, CVPR 2022.
+      Liu et al., Towards Efficient and Scalable Sharpness-Aware Minimization, CVPR 2022. On
+      CIFAR-100 with WRN-28-10 it is at 83.31 (SGD 81.51, SAM 84.16) in Becker et al., 2024.
     """
     _values.radius("look_sam", rho)
     _values.weight("look_sam", "alpha", alpha)

@@ -17,7 +17,7 @@ from ._radius import widened
 from ._step_count import StepCount, advance, no_steps, step_key
 
 
-class SubtractEmaState(NamedTuple):
+class EmaState(NamedTuple):
     """The moving average of past gradients, and how many of them entered it."""
 
     steps: Int[Array, ""]
@@ -65,12 +65,12 @@ def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransforma
 
     def init_fn(params):
         params = _leaves.of_init("subtract_ema.init", params)
-        return SubtractEmaState(jnp.zeros((), jnp.int32), wide_zeros(params))
+        return _empty(params)
 
     def update_fn(updates, state, params=None):
         del params
         call = "subtract_ema.update"
-        given, updates = updates, widened(call, updates, state, SubtractEmaState)
+        given, updates = updates, widened(call, updates, state, EmaState)
         _leaves.alike(call, "updates", updates, state.ema, "the params of init")
         rounding = norm(jax.tree.map(_rounding, given))
         is_first = state.steps == 0
@@ -82,18 +82,80 @@ def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransforma
         length = norm(updates)
         is_noise = norm(rest) <= rounding
         rest = jax.tree.map(lambda d: jnp.where(is_noise, jnp.zeros_like(d), d), rest)
-        return rest, _remember(updates, state, jnp.isfinite(length))
-
-    def _remember(updates, state, is_finite):
-        def average(g, m):
-            # In this form g = m gives exactly m: a constant gradient is a fixed point.
-            step = jnp.where(state.steps == 0, 1.0, 1.0 - decay).astype(g.dtype)
-            return jnp.where(is_finite, m + step * (g - m), m)
-
-        steps = jnp.where(is_finite, optax.safe_increment(state.steps), state.steps)
-        return SubtractEmaState(steps, jax.tree.map(average, updates, state.ema))
+        return rest, _averaged(updates, state, 1.0 - decay, jnp.isfinite(length))
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def follow_ema(theta: Any = 0.9) -> optax.GradientTransformation:
+    r"""Replaces the gradient by its moving average, which varies less.
+
+    .. math::
+      d_t = d_{t-1} + \theta (g_t - d_{t-1}), \qquad d_0 = g_0
+
+    A gradient that is not finite leaves the average untouched, and is passed on as it is:
+    a radius makes no climb of it.
+
+    Args:
+      theta: share of the new gradient in the average, in (0, 1]; 1 is the gradient itself.
+
+    Returns:
+      An `optax.GradientTransformation`; its state holds one average per parameter, in
+      float32 or wider.
+
+    Raises:
+      ValueError: if `theta` is outside (0, 1].
+      TypeError: if it is not a real number.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import ksam_jax
+      >>> steady = ksam_jax.follow_ema(theta=0.5)
+      >>> state = steady.init(jnp.zeros(2))
+      >>> first, state = steady.update(jnp.array([1.0, 1.0]), state)
+      >>> second, state = steady.update(jnp.array([1.0, 3.0]), state)
+      >>> first.tolist(), second.tolist()
+      ([1.0, 1.0], [1.0, 2.0])
+
+    Reference:
+      Li and Giannakis, Enhancing Sharpness-Aware Optimization Through Variance
+      Suppression, NeurIPS 2023; the average starts as in the authors' code.
+    """
+    _values.share("follow_ema", "theta", theta)
+
+    def init_fn(params):
+        params = _leaves.of_init("follow_ema.init", params)
+        return _empty(params)
+
+    def update_fn(updates, state, params=None):
+        del params
+        call = "follow_ema.update"
+        updates = widened(call, updates, state, EmaState)
+        _leaves.alike(call, "updates", updates, state.ema, "the params of init")
+        is_finite = jnp.isfinite(norm(updates))
+        state = _averaged(updates, state, 1.0 * theta, is_finite)
+        average = jax.tree.map(lambda g, m: jnp.where(is_finite, m, g), updates, state.ema)
+        return average, state
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _empty(params: PyTree) -> EmaState:
+    return EmaState(jnp.zeros((), jnp.int32), wide_zeros(params))
+
+
+def _averaged(
+    updates: PyTree, state: EmaState, share: Any, is_finite: Bool[Array, ""]
+) -> EmaState:
+    """The average with a new gradient in it, if that is finite; at first it is that."""
+
+    def average(g, m):
+        # In this form g = m gives exactly m: a constant gradient is a fixed point.
+        step = jnp.where(state.steps == 0, 1.0, share).astype(g.dtype)
+        return jnp.where(is_finite, m + step * (g - m), m)
+
+    steps = jnp.where(is_finite, optax.safe_increment(state.steps), state.steps)
+    return EmaState(steps, jax.tree.map(average, updates, state.ema))
 
 
 def random_mask(
@@ -131,7 +193,7 @@ def random_mask(
       Du et al., Efficient Sharpness-Aware Minimization, ICLR 2022, stochastic weight
       perturbation; one draw per tensor is what the authors' code does.
     """
-    _values.keep_probability("random_mask", beta)
+    _values.share("random_mask", "beta", beta)
     _values.seed("random_mask", seed)
     _values.one_of("random_mask", "per", per, ("coordinate", "tensor"))
 

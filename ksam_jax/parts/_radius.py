@@ -116,20 +116,70 @@ def scale_to_adaptive_radius(
     return optax.GradientTransformation(no_steps, update_fn)
 
 
-def _value(rho: Any, state: StepCount) -> Any:
-    return radius_at(rho, state.steps) if callable(rho) else rho
+def scale_to_budget(sigma: Any, max_rho: Any = None) -> optax.GradientTransformation:
+    r"""Scales the gradient to the length at which the loss rises by `sigma`, linearized.
+
+    .. math:: \epsilon = \rho \, g / \|g\|_2, \qquad
+      \rho = \min(\sigma / \|g\|_2, \rho_{\max})
+
+    Args:
+      sigma: rise of the loss, in its units; a float, a traced scalar or an
+        `optax.Schedule` of the step.
+      max_rho: longest perturbation, which holds where the gradient is small; a number >= 0,
+        may be traced; None for none.
+
+    Returns:
+      An `optax.GradientTransformation`.
+
+    Raises:
+      ValueError: if `sigma` or `max_rho` is negative or not finite.
+      TypeError: if one of them has the wrong type.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import ksam_jax
+      >>> climb = ksam_jax.scale_to_budget(sigma=1.0)
+      >>> gradient = jnp.array([3.0, 4.0])
+      >>> epsilon, _ = climb.update(gradient, climb.init(gradient))
+      >>> [round(float(e), 3) for e in epsilon]
+      [0.12, 0.16]
+
+    Reference:
+      Wang et al., Fix the Loss, Not the Radius: Rethinking the Adversarial Perturbation of
+      Sharpness-Aware Minimization, ICML 2026.
+    """
+    call = "scale_to_budget"
+    _values.radius(call, sigma, name="sigma")
+    if max_rho is not None:
+        _values.weight(call, "max_rho", max_rho)
+
+    def update_fn(updates, state, params=None):
+        del params
+        updates = widened(f"{call}.update", updates, state, StepCount)
+        length = norm(updates)
+        budget = jnp.asarray(_value(sigma, state, "sigma"), length.dtype)
+        rho = ratio(budget, length)
+        if max_rho is not None:
+            rho = jnp.minimum(rho, jnp.asarray(max_rho, length.dtype))
+        return to_length(updates, length, rho), advance(state)
+
+    return optax.GradientTransformation(no_steps, update_fn)
 
 
-def radius_at(rho: Any, step: Int[Array, ""]) -> Any:
+def _value(rho: Any, state: StepCount, name: str = "rho") -> Any:
+    return radius_at(rho, state.steps, name) if callable(rho) else rho
+
+
+def radius_at(rho: Any, step: Int[Array, ""], name: str = "rho") -> Any:
     """The radius that a schedule gives for a step."""
-    value = _values.called("tx.update", "rho", rho, "the number of a step", step)
+    value = _values.called("tx.update", name, rho, "the number of a step", step)
     dtype = _leaves.dtype_of(value)
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
     is_real = any(jnp.issubdtype(dtype, kind) for kind in kinds)
     if np.shape(value) or not is_real:
         raise ValueError(
-            f"tx.update(rho={rho!r}): rho must be a schedule that returns one real number "
-            f"for a step; got {value!r}."
+            f"tx.update({name}={rho!r}): {name} must be a schedule that returns one real "
+            f"number for a step; got {value!r}."
         )
     return value
 
