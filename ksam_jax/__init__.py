@@ -25,6 +25,7 @@ from .methods._momentum_sam import momentum_sam as momentum_sam
 from .methods._random_sam import random_sam as random_sam
 from .methods._sam import sam as sam
 from .methods._sharpness_aware import sharpness_aware as sharpness_aware
+from .methods._vasso import vasso as vasso
 
 # isort: split
 # When: several methods, of which one runs in each step.

@@ -168,6 +168,7 @@ TABLE = {
         k_momentum_sam, ("k", "skip"), climbs_on_all=False, keep="all"
     ),
     "gsam": Row(ksam_jax.gsam),
+    "vasso": Row(ksam_jax.vasso),
     "look_sam": Row(functools.partial(ksam_jax.look_sam, period=1)),
     "le_sam": Row(le_sam),
     "adaptive_momentum_sam": Row(

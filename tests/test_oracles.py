@@ -301,6 +301,10 @@ CASES = {
         lambda: ksam_jax.adaptive_momentum_sam(rho=rising(), eta=0.02, decay=0.9),
         lambda: oracles.adaptive_momentum_sam(rising_by_hand, 0.02, 0.9),
     ),
+    "vasso": Case(
+        lambda: ksam_jax.vasso(rho=rising(), theta=0.4),
+        lambda: oracles.vasso(rising_by_hand, 0.4),
+    ),
     "gsam": Case(
         lambda: ksam_jax.gsam(rho=rising(), alpha=0.4),
         lambda: oracles.gsam(rising_by_hand, 0.4),
