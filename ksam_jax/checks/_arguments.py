@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..devices._axis import Axis
-from ..devices._placement import shards_of
+from ..devices._axis import Axis, shards_of
 from . import _leaves
 
 _UPDATE = "tx.update"

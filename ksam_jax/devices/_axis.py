@@ -1,20 +1,25 @@
-"""Several devices that each run the same step on their own examples: who averages what.
+"""Several devices that each run the same step on their own examples.
 
-Inside `jax.shard_map` or `jax.vmap(axis_name=...)` a device sees its own part of the
-batch. Selection stays on the device. Averaged over the devices are the ascent gradient
-(with `sync_ascent=True`), the descent gradient, `info`, and aux of a batch-level loss;
-nothing else leaves a device. All of it goes through `Axis.mean`.
+Who averages what: inside `jax.shard_map` or `jax.vmap(axis_name=...)` a device sees its own
+part of the batch. Selection stays on the device. Averaged over the devices are the ascent
+gradient (with `sync_ascent=True`), the descent gradient, `info`, and aux of a batch-level
+loss; nothing else leaves a device. All of it goes through `Axis.mean`.
+
+And where arrays live on a mesh of Explicit axes, which their types say.
 """
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, reshard
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
-
-from ._placement import whole
 
 # The axis that `jax.vmap` gives the groups of one device's batch.
 GROUPS = "ksam_jax groups"
@@ -95,3 +100,52 @@ def _mean_or_first(x: Array) -> Array:
 def _can_average(x: Any) -> bool:
     # A number that isn't an array is a constant, the same everywhere.
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def whole(tree: PyTree) -> PyTree:
+    """The same on every device. (With Auto axes XLA sees to that by itself.)"""
+    return jax.tree.map(lambda x: reshard(x, P()) if any(spec_of(x)) else x, tree)
+
+
+def placed_as(tree: PyTree, like: PyTree) -> PyTree:
+    """Where the leaves of `like` live."""
+    return jax.tree.map(
+        lambda x, y: reshard(x, spec_of(y)) if any(spec_of(y)) else x, tree, like
+    )
+
+
+def on_mesh_of(batch: PyTree) -> contextlib.AbstractContextManager[Any]:
+    """Where JAX knows the mesh of a batch on Explicit axes, if nobody has set one.
+
+    A step that is vmapped over groups asks for it, to number them.
+    """
+    leaves = jax.tree.leaves(batch)
+    placed = [x for x in leaves if not jax.typeof(x).sharding.mesh.empty]
+    if not placed or not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    if isinstance(placed[0], Tracer):
+        return jax.sharding.use_abstract_mesh(jax.typeof(placed[0]).sharding.mesh)
+    return jax.set_mesh(placed[0].sharding.mesh)
+
+
+def sharding_for(x: Any) -> NamedSharding | None:
+    """The `out_sharding` of what is gathered by `x`; None where there is none to say."""
+    sharding = jax.typeof(x).sharding
+    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+
+
+def spec_of(x: Any) -> P:
+    """The Explicit axes that each dimension lies along, or None."""
+    return jax.typeof(x).sharding.spec
+
+
+def shards_of(batch: PyTree) -> int:
+    """Into how many parts Explicit axes divide the examples."""
+    return max(_parts(leaf) for leaf in jax.tree.leaves(batch))
+
+
+def _parts(leaf: Any) -> int:
+    sizes = jax.typeof(leaf).sharding.mesh.shape
+    entry = spec_of(leaf)[0]
+    names = entry if isinstance(entry, tuple) else (entry,)
+    return math.prod(sizes[name] for name in names if name is not None)

@@ -17,10 +17,9 @@ from jaxtyping import Array, Float, PyTree
 from ..checks import _arguments, _values
 from ..devices._axis import mean_of_parts
 from ..trees._numbers import divided
-from ._keep import AUTO, keeping
 from ._microbatches import gradient_in_turn, join_microbatches, losses_in_turn
 from ._per_example import PerExample
-from ._residuals import pull_back_rows, split_linearized
+from ._residuals import AUTO, keeping, pull_back_rows, split_linearized
 from ._rows import Chosen, cotangent
 
 # What computing can raise, as opposed to tracing: not about `keep`.

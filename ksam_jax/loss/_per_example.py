@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from ..checks import _arguments, _leaves, _values
-from ._keep import checked
+from ._residuals import checked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
 from ..checks import _leaves, _values
 from ..trees._numbers import norm, wide_zeros, widen
+from ._counts import StepCount, advance, no_steps, step_key
 from ._radius import widened
-from ._step_count import StepCount, advance, no_steps, step_key
 
 
 class EmaState(NamedTuple):

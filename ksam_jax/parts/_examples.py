@@ -10,8 +10,8 @@ from ..checks import _values
 from ..loss._rows import Chosen
 from ..trees._numbers import widen
 from . import _counts
+from ._counts import advance, no_steps, step_key
 from ._selection import Selection
-from ._step_count import advance, no_steps, step_key
 
 
 def everything() -> Selection:

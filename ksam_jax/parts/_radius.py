@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ..checks import _arguments, _leaves, _values
 from ..trees._mask import resolve_mask
 from ..trees._numbers import can_divide, norm, ratio, widen
-from ._step_count import StepCount, advance, no_steps
+from ._counts import StepCount, advance, no_steps
 
 
 def scale_to_radius(rho: Any) -> optax.GradientTransformation:

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import _values
-from ..devices._placement import sharding_for
+from ..devices._axis import sharding_for
 from . import _counts
 from ._examples import top_k, weighed
 from ._selection import Selection

@@ -11,8 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-from ..devices._axis import GROUPS, Axis, mean_of_parts
-from ..devices._placement import placed_as, spec_of, whole
+from ..devices._axis import GROUPS, Axis, mean_of_parts, placed_as, spec_of, whole
 from ..loss._rows import join_groups, split_groups
 from ._gradient import Note, Problem
 from ._method import Method

@@ -8,8 +8,7 @@ import optax
 from jaxtyping import PyTree
 
 from ..checks import _arguments, _leaves, _values
-from ..devices._axis import named
-from ..devices._placement import on_mesh_of
+from ..devices._axis import named, on_mesh_of
 from ..loss._forward import Loss
 from ..parts._ascent import Ascent
 from ..trees._mask import hide, masked, perturbed_leaves
