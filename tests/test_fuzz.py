@@ -17,6 +17,7 @@ import ksam_jax
 
 SIZES = (1, 2, 3, 5, 8)
 DTYPES = ("float32", "bfloat16", "float16")
+DIRECTIONS = ("radius", "adaptive", "budget", "friendly", "steady", "masked")
 
 
 class Case(NamedTuple):
@@ -35,6 +36,9 @@ class Case(NamedTuple):
     per_example: bool
     kind: AxisType | None
     seed: int
+    mean_over: str = "chosen"
+    combine: str = "identity"
+    when: str = "always"
 
 
 @st.composite
@@ -46,7 +50,8 @@ def cases(draw) -> Case:
     each = draw(st.integers(1, 4)) * parts
     ascent = draw(st.sampled_from(["everything", "highest", "random", "past"]))
     counts = st.one_of(st.integers(1, each), st.floats(1 / each, 1.0))
-    descents = ["everything", "highest", "random"] + ["increase"] * (ascent != "past")
+    descents = ["everything", "highest", "random", "own"]
+    descents += ["increase"] * (ascent != "past")
     return Case(
         widths=tuple(draw(st.lists(st.sampled_from(SIZES), min_size=1, max_size=3))),
         dtype=draw(st.sampled_from(DTYPES)),
@@ -54,13 +59,16 @@ def cases(draw) -> Case:
         n=groups * each,
         k=draw(counts),
         ascent=ascent,
-        direction=draw(st.sampled_from(["radius", "adaptive", "friendly", "masked"])),
+        direction=draw(st.sampled_from(DIRECTIONS)),
         descent=draw(st.sampled_from(descents)),
         groups=groups,
         parts=parts,
         per_example=draw(st.booleans()),
         kind=kind,
         seed=draw(st.integers(0, 2**20)),
+        mean_over=draw(st.sampled_from(["chosen", "batch"])),
+        combine=draw(st.sampled_from(["identity", "identity", "gap"])),
+        when=draw(st.sampled_from(["always", "always", "every", "late"])),
     )
 
 
@@ -92,13 +100,26 @@ def batch_of(case):
     return jax.tree.map(lambda x: jnp.asarray(np.float32(x)), batch)
 
 
-def selection(word, k, seed):
+def first_and_last():
+    """A user's own: two rows, weighed by their losses, and one that only fills up."""
+
+    def choose(evidence, state):
+        rows = jnp.array([0, 0, evidence.num_examples - 1])
+        losses = evidence.first[rows].astype(jnp.float32)
+        weights = jnp.where(jnp.arange(3) == 0, 0.0, 1 + losses)
+        return ksam_jax.Chosen(rows, weights / jnp.sum(weights)), state
+
+    return ksam_jax.Selection(choose, reads="first")
+
+
+def selection(word, k, seed, mean_over):
     made = {
         "everything": ksam_jax.everything,
-        "highest": lambda: ksam_jax.highest_loss(k),
-        "random": lambda: ksam_jax.random_subset(k, seed=seed),
-        "increase": lambda: ksam_jax.largest_increase(k),
+        "highest": lambda: ksam_jax.highest_loss(k, mean_over=mean_over),
+        "random": lambda: ksam_jax.random_subset(k, seed=seed, mean_over=mean_over),
+        "increase": lambda: ksam_jax.largest_increase(k, mean_over),
         "past": lambda: ksam_jax.past_descent(0.5),
+        "own": first_and_last,
     }
     return made[word]()
 
@@ -108,6 +129,8 @@ def perturbation(word, seed):
     return {
         "radius": ksam_jax.scale_to_radius(rho),
         "adaptive": ksam_jax.scale_to_adaptive_radius(rho),
+        "budget": ksam_jax.scale_to_budget(rho, max_rho=1.0),
+        "steady": optax.chain(ksam_jax.follow_ema(0.4), ksam_jax.scale_to_radius(rho)),
         "friendly": optax.chain(ksam_jax.subtract_ema(), ksam_jax.scale_to_radius(rho)),
         "masked": optax.chain(
             ksam_jax.scale_to_radius(rho), ksam_jax.random_mask(0.6, seed=seed)
@@ -117,12 +140,21 @@ def perturbation(word, seed):
 
 def transformation(case, **answers) -> Any:
     options = {"groups": case.groups, "num_microbatches": case.parts}
-    return ksam_jax.sharpness_aware(
+    chosen = case.k, case.seed, case.mean_over
+    gap = ksam_jax.subtract_orthogonal(0.3)
+    method = ksam_jax.sharpness_aware(
         perturbation(case.direction, case.seed),
-        ascent=answers.get("ascent") or selection(case.ascent, case.k, case.seed),
-        descent=answers.get("descent") or selection(case.descent, case.k, case.seed),
+        ascent=answers.get("ascent") or selection(case.ascent, *chosen),
+        descent=answers.get("descent") or selection(case.descent, *chosen),
+        combine=gap if case.combine == "gap" else optax.identity(),
         **options,
     )
+    plain = ksam_jax.mean_gradient(**options)
+    return {
+        "always": lambda: method,
+        "every": lambda: ksam_jax.every(2, method),
+        "late": lambda: ksam_jax.join_methods([plain, method], [1]),
+    }[case.when]()
 
 
 def placed(case, params, batch):

@@ -90,9 +90,10 @@ def fit_to_run(chosen: Chosen, n: int) -> Chosen:
     is_row = (indices >= 0) & (indices < n)
     weights = chosen.weights.astype(jnp.result_type(float))
     weights = jnp.where(is_row, weights, jnp.nan)
-    stand_in = indices[jnp.argmax((weights != 0) & is_row)]
-    indices = jnp.where((weights != 0) & is_row, indices, stand_in)
-    return Chosen(jnp.clip(indices, 0, n - 1), weights)
+    is_fit = is_row & (weights != 0)
+    # Any of them, found without a gather, which Explicit axes would have to be told about.
+    stand_in = jnp.max(jnp.where(is_fit, indices, 0), axis=-1, keepdims=True)
+    return Chosen(jnp.where(is_fit, indices, stand_in), weights)
 
 
 def fill_up(chosen: Chosen, multiple: int) -> Chosen:
