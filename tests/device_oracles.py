@@ -14,7 +14,7 @@ from oracles import Batch, Method, Schedule, Step, Tree
 
 
 class Answers(NamedTuple):
-    """A method: its answers to the three questions, on one device.
+    """A method: its answers to the questions, on one device.
 
     Attributes:
       ascent: `(t, device, params, batch) -> rows`; None for a climb along the past.

@@ -384,6 +384,67 @@ def test_what_choose_returns_is_looked_at():
             step(both(Selection(strange)))
 
 
+def test_losses_that_nobody_reads_are_asked_for():
+    def choose(evidence: Evidence, state: Any) -> Any:
+        return Chosen(jnp.argsort(evidence.first)[:2], jnp.ones(2)), state
+
+    with pytest.raises(ValueError, match=r'evidence\.first: .*reads=\{"first"\}'):
+        step(both(Selection(choose)))
+
+
+def test_a_number_of_examples_is_taken_as_users_give_it():
+    evidence = Evidence(make_batch())
+    assert [evidence.number(k) for k in (3, 0.25, 1.0)] == [3, 2, N]
+    with pytest.raises(ValueError, match=r"evidence\.number\(k=0\): k must be"):
+        evidence.number(0)
+
+
+@pytest.mark.parametrize("common", [{}, {"groups": 2}])
+def test_a_state_of_choose_that_depends_on_examples_is_refused(common):
+    def last_highest(evidence: Evidence, state: Any) -> Any:
+        chosen = Chosen(jnp.arange(2), jnp.full(2, 0.5))
+        return chosen, jnp.maximum(state, jnp.max(evidence.first))
+
+    selection = Selection(last_highest, reads="first", init=lambda: jnp.array(0.0))
+    if not common:  # On one device all examples are there, and nothing can differ.
+        assert float(step(both(selection))[1].ascent) == pytest.approx(
+            np.max(SLOPES @ WEIGHTS + 0.75 * WEIGHTS @ WEIGHTS)
+        )
+        return
+    match = "last_highest: the state that choose returns must not depend"
+    with pytest.raises(ValueError, match=match):
+        step(both(selection, **common))
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_on_devices_it_is_refused_whether_or_not_types_tell(check_vma):
+    def remembering(evidence: Evidence, state: Any) -> Any:
+        return Chosen(jnp.arange(1), jnp.ones(1)), state + jnp.sum(evidence.batch["c"])
+
+    selection = Selection(remembering, init=lambda: jnp.array(0.0))
+    tx = both(selection, axis_name="data")
+    spread = jax.shard_map(
+        lambda batch: step(tx, batch)[0],
+        mesh=mesh_of(2),
+        in_specs=P("data"),
+        out_specs=P(),
+        check_vma=check_vma,
+    )
+    with pytest.raises(ValueError, match="remembering: the state that choose returns"):
+        spread(make_batch())
+
+
+def test_the_plain_gradient_can_be_combined_too():
+    seen: list[Any] = []
+    updates, state = step(ksam_jax.mean_gradient(combine=watching(seen)))
+    ((descent, _, extra),) = seen
+    expected = gradient(WEIGHTS, np.full(N, 1 / N))
+    for found in (updates, descent, extra["ascent_gradient"]):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert not np.any(extra["epsilon"])
+    assert int(state.combine) == 1
+
+
 def test_an_unknown_argument_is_named():
     unknown: dict[str, Any] = {"grups": 2}
     match = re.escape("k_sam(grups=...): there is no such argument")
@@ -408,6 +469,28 @@ def test_inject_hyperparams_leaves_sizes_alone(static):
     assert set(state.hyperparams) == {"rho"}
     expected, _ = step(ksam_jax.k_sam(rho=RHO, k=2, groups=2, num_microbatches=2))
     np.testing.assert_allclose(jitted(state)[0], expected, rtol=1e-12)
+
+
+def test_inject_hyperparams_takes_no_mask_for_a_schedule():
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+
+    def biases(params: Any) -> Any:
+        return jax.tree.map(lambda p: p.ndim < 2, params)
+
+    def radius(tx: Any) -> float:
+        _, state = tx.update(
+            None,
+            tx.init(params),
+            params,
+            loss_fn=lambda p, x: x @ p["w"][0] + x @ p["w"][1] + jnp.sum(p["b"]),
+            batch=jnp.asarray(SLOPES[:, :2]),
+        )
+        return float(ksam_jax.get_info(state).perturbation_norm)
+
+    injected = optax.inject_hyperparams(ksam_jax.asam)
+    expected = radius(ksam_jax.asam(0.5, adaptive_mask=biases))
+    assert radius(injected(rho=0.5, adaptive_mask=biases)) == pytest.approx(expected)
+    assert expected != pytest.approx(radius(ksam_jax.asam(0.5)), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["sam", "k_sam", "f_sam", "sharpness_aware"])

@@ -45,6 +45,8 @@ SAID = {
     "docs/sharpness.md": (r"^\S+ \S+$", r"^\[.*\]$", r" \+- "),
     "docs/how-to/precision.md": (r"^0\.57 0\.26$",),
     "docs/how-to/watch.md": (r"'perturbation_norm': 0\.05,",),
+    "docs/how-to/when.md": (r"^\[0\.0, 0\.0, 0\.05, 0\.05\]$",),
+    "docs/how-to/combine.md": (r"^\[0 0 0 0 1 1 1 1\]$", r"^(0\.9|1\.0) (1\.0|1\.1)$"),
 }
 # What a page says of the names that it doesn't define.
 AFTER_TEN_LINES = "are those of the [ten lines]"

@@ -84,6 +84,6 @@ def _plain(method: Any) -> optax.GradientTransformation:
         raise ValueError(
             "every(otherwise=None): otherwise must be given where method is wrapped or "
             "chained, since its axis_name and groups can't be known from outside; pass "
-            "otherwise=ksam_jax.mean_gradient(...), chained with the same optimizer."
+            "otherwise=ksam_jax.mean_gradient(...), chained or wrapped likewise."
         )
     return transformation(Method("mean_gradient", None, None, everything()), run)

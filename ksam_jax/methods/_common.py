@@ -1,5 +1,6 @@
 """The keyword arguments that all methods share: their names, types and text, once."""
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -67,6 +68,10 @@ class Common(TypedDict, total=False):
     num_microbatches: int | None
 
 
+# Of a method's own arguments, those that are no hyperparameter but may be a function.
+MASKS = ("adaptive_mask",)
+
+
 class Untraced(NamedTuple):
     """A value that `optax.inject_hyperparams` passes on as it is.
 
@@ -77,12 +82,12 @@ class Untraced(NamedTuple):
 
 
 class MethodSignature(inspect.Signature):
-    """A signature that binds the shared arguments as what they are: not hyperparameters."""
+    """A signature that binds sizes, names and masks as they are: no hyperparameters."""
 
     def bind(self, /, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
         """As `inspect.Signature.bind`."""
         bound = super().bind(*args, **kwargs)
-        for name in Common.__annotations__.keys() & bound.arguments.keys():
+        for name in {*Common.__annotations__, *MASKS} & bound.arguments.keys():
             bound.arguments[name] = Untraced(bound.arguments[name])
         return bound
 
@@ -99,9 +104,18 @@ def with_common(factory: Factory) -> Factory:
     signature = MethodSignature(
         [*own, *shared], return_annotation=signature.return_annotation
     )
-    vars(factory)["__signature__"] = signature
-    factory.__doc__ = _with_text(factory.__doc__ or "")
-    return factory
+
+    @functools.wraps(factory)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return factory(*map(_plain, args), **{k: _plain(x) for k, x in kwargs.items()})
+
+    vars(method)["__signature__"] = signature
+    method.__doc__ = _with_text(factory.__doc__ or "")
+    return typing.cast(Factory, method)
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Untraced) else value
 
 
 def built(
@@ -126,11 +140,22 @@ def execution(call: str, common: Common) -> Execution:
             f"{call}({min(unknown)}=...): there is no such argument; besides those of its "
             f"own, {call} takes {names}."
         )
-    given = {
-        name: value.value if isinstance(value, Untraced) else value
-        for name, value in typing.cast(dict[str, Any], common).items()
-    }
-    return Execution(**given)
+    return Execution(**common)
+
+
+def is_identity(combine: optax.GradientTransformation) -> bool:
+    """Whether it is `optax.identity()`, of which every call makes another one."""
+    identity = optax.identity().update
+    return getattr(combine.update, "__code__", None) is getattr(identity, "__code__", 0)
+
+
+def check_transformation(call: str, name: str, part: Any, such_as: str) -> None:
+    """Checks that a part is a transformation of Optax's kind."""
+    if not isinstance(part, optax.GradientTransformation):
+        raise TypeError(
+            f"{call}({name}={part!r}): {name} must be an optax.GradientTransformation such "
+            f"as {such_as}."
+        )
 
 
 def _with_text(doc: str) -> str:

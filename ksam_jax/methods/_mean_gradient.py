@@ -6,11 +6,15 @@ import optax
 
 from ..parts._examples import everything
 from ..step._method import Method
-from ._common import Common, built, with_common
+from ._common import Common, built, check_transformation, is_identity, with_common
 
 
 @with_common
-def mean_gradient(**common: Unpack[Common]) -> optax.GradientTransformationExtraArgs:
+def mean_gradient(
+    *,
+    combine: optax.GradientTransformation = optax.identity(),  # noqa: B008
+    **common: Unpack[Common],
+) -> optax.GradientTransformationExtraArgs:
     r"""The gradient of the mean loss at the weights themselves: SGD's, without a climb.
 
     .. math:: u = \nabla L(w)
@@ -21,6 +25,8 @@ def mean_gradient(**common: Unpack[Common]) -> optax.GradientTransformationExtra
     are 0, and the ascent gradient is the gradient.
 
     Args:
+      combine: what is made of the gradient, as in `sharpness_aware`: it is the
+        `ascent_gradient` as well, and `epsilon` is zero.
       **common: mask, axis_name, groups and others that all methods take: see `Common`.
 
     Returns:
@@ -45,4 +51,7 @@ def mean_gradient(**common: Unpack[Common]) -> optax.GradientTransformationExtra
     Reference:
       None; Robbins and Monro, 1951, if one is wanted.
     """
-    return built(Method("mean_gradient", None, None, everything()), common)
+    check_transformation("mean_gradient", "combine", combine, "optax.identity()")
+    combine_or_none = None if is_identity(combine) else combine
+    method = Method("mean_gradient", None, None, everything(), combine_or_none)
+    return built(method, common)

@@ -8,7 +8,14 @@ from ..parts._ascent import Ascent
 from ..parts._examples import everything
 from ..parts._selection import Selection
 from ..step._method import Method
-from ._common import COMPARES, Common, built, with_common
+from ._common import (
+    COMPARES,
+    Common,
+    built,
+    check_transformation,
+    is_identity,
+    with_common,
+)
 
 
 @with_common
@@ -105,29 +112,17 @@ def sharpness_aware(
     ascent = everything() if ascent is None else ascent
     descent = everything() if descent is None else descent
     _check_parts(perturbation, ascent, descent, combine)
-    if _is_identity(combine):
+    if is_identity(combine):
         return built(Method("sharpness_aware", ascent, perturbation, descent), common)
     method = Method("sharpness_aware", ascent, perturbation, descent, combine)
     return built(method, common, needs_sync=COMPARES)
 
 
-def _is_identity(combine: optax.GradientTransformation) -> bool:
-    """Whether it is `optax.identity()`, of which every call makes another one."""
-    identity = optax.identity().update
-    return getattr(combine.update, "__code__", None) is getattr(identity, "__code__", 0)
-
-
 def _check_parts(perturbation: Any, ascent: Any, descent: Any, combine: Any) -> None:
-    examples = {
-        "perturbation": "ksam_jax.scale_to_radius(0.05)",
-        "combine": "optax.identity()",
-    }
-    for name, part in {"perturbation": perturbation, "combine": combine}.items():
-        if not isinstance(part, optax.GradientTransformation):
-            raise TypeError(
-                f"sharpness_aware({name}={part!r}): {name} must be an "
-                f"optax.GradientTransformation such as {examples[name]}."
-            )
+    call = "sharpness_aware"
+    such_as = "ksam_jax.scale_to_radius(0.05)"
+    check_transformation(call, "perturbation", perturbation, such_as)
+    check_transformation(call, "combine", combine, "optax.identity()")
     for name, part in {"ascent": ascent, "descent": descent}.items():
         fits = (Selection, Ascent) if name == "ascent" else Selection
         if not isinstance(part, fits):

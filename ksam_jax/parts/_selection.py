@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import _values
 from ..loss._rows import Chosen
-from ._counts import ExampleCount
+from ._counts import ExampleCount, example_count
 
 READS = ("first", "clean", "perturbed")
 
@@ -51,15 +51,21 @@ class Evidence(NamedTuple):
         """N."""
         return jax.tree.leaves(self.batch)[0].shape[0]
 
-    def number(self, count: ExampleCount) -> int:
-        """How many of these N examples `count` says."""
-        return count.of(self.num_examples, one_of_several=self.group is not None)
+    def number(self, k: Any) -> int:
+        """How many of these N examples are meant by `k`, a number or a fraction of them."""
+        if not isinstance(k, ExampleCount):
+            k = example_count("evidence.number", "k", k)
+        return k.of(self.num_examples, one_of_several=self.group is not None)
 
     @property
     def first(self) -> Float[Array, " N"]:
         """The losses of the step's first pass: at the clean weights if one ran there."""
         first = self.perturbed if self.clean is None else self.clean
-        assert first is not None
+        if first is None:
+            raise ValueError(
+                "evidence.first: no pass has run the whole batch, since nobody said that "
+                'its losses are read; make it Selection(choose, reads={"first"}).'
+            )
         return first
 
 

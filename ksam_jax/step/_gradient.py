@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from ..checks import _arguments, _leaves, _values
 from ..devices._axis import GROUPS, Axis
 from ..loss._forward import Loss, forward, select_later, weighted
+from ..loss._residuals import depends_on_example
 from ..loss._rows import Chosen, equal_weights, fill_up, fit_to_run, split_groups
 from ..parts._selection import Evidence, Selection
 from ..trees._numbers import norm, wide_dtype
@@ -110,6 +111,8 @@ def _choose(
     loss, _, groups, axis = problem
     clean, perturbed = jax.lax.stop_gradient((evidence.clean, evidence.perturbed))
     evidence = evidence._replace(clean=clean, perturbed=perturbed)
+    if groups > 1 or axis.size > 1:
+        _refuse_state_of_examples(selection, evidence, state)
     if groups == 1:
         group = axis.index() if axis.size > 1 else None
         chosen, state = _asked(selection, evidence._replace(group=group), state)
@@ -122,6 +125,24 @@ def _choose(
         each_group = jax.vmap(of_group, out_axes=(0, None), axis_name=GROUPS)
         chosen, state = each_group(split_groups(evidence, groups))
     return fill_up(chosen, loss.num_microbatches), state
+
+
+def _refuse_state_of_examples(selection: Selection, evidence: Evidence, state: Any) -> None:
+    """Checks that no device would remember its own examples in a state that all share."""
+    choose = selection.choose
+    assert choose is not None
+
+    def next_state(nothing: Any, evidence: Evidence) -> Any:
+        del nothing
+        return choose(evidence, state)[1]
+
+    several = jax.tree.map(lambda x: x[None], evidence)
+    if jax.tree.leaves(state) and any(depends_on_example(next_state, (), several)):
+        raise ValueError(
+            f"{selection.call}: the state that choose returns must not depend on the "
+            f"examples, since each device or group has others and all share one state; "
+            f"remember them in learn, which can join them."
+        )
 
 
 def _asked(selection: Selection, evidence: Evidence, state: Any) -> tuple[Chosen, Any]:
