@@ -158,9 +158,9 @@ def sent(compiled: Any) -> list[Collective]:
 
 
 def is_gradient(collective: Collective) -> bool:
-    """A reduction of all weights, with at most the info's six numbers besides."""
+    """A reduction of all weights, with at most the info's eight numbers besides."""
     extra = collective.elements - WEIGHTS
-    return collective.kind == "all-reduce" and 0 <= extra <= 6
+    return collective.kind == "all-reduce" and 0 <= extra <= 8
 
 
 # ------------------------------------------------------------------ the parser
@@ -192,14 +192,14 @@ def test_sgd_reduces_its_gradient_once():
 @pytest.mark.parametrize("name", EACH_METHOD)
 def test_devices_that_climb_apart_send_what_sgd_sends(name):
     (only,) = collectives(of_devices(name, False))
-    # The gradient, and the six numbers of the info in the place of SGD's loss.
-    assert only == Collective("all-reduce", 4, WEIGHTS + 6, 4 * (WEIGHTS + 6))
+    # The gradient, and the eight numbers of the info in the place of SGD's loss.
+    assert only == Collective("all-reduce", 4, WEIGHTS + 8, 4 * (WEIGHTS + 8))
 
 
 @pytest.mark.parametrize("name", EACH_METHOD)
 def test_a_synchronized_climb_costs_one_all_reduce_more(name):
     found = collectives(of_devices(name, True))
-    descent = Collective("all-reduce", 4, WEIGHTS + 3, 4 * (WEIGHTS + 3))
+    descent = Collective("all-reduce", 4, WEIGHTS + 5, 4 * (WEIGHTS + 5))
     ascent = Collective("all-reduce", 3, WEIGHTS, 4 * WEIGHTS)
     # A climb along past steps is synchronized already.
     assert found == ([descent] if name == "k_momentum_sam" else [ascent, descent])

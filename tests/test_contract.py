@@ -159,6 +159,12 @@ TABLE = {
     "asam": Row(ksam_jax.asam),
     "random_sam": Row(ksam_jax.random_sam, ("m",), True, climbs_on_all=False),
     "k_sam": Row(ksam_jax.k_sam, ("k", "skip"), climbs_on_all=False),
+    "k_sam_by_coverage": Row(
+        functools.partial(ksam_jax.k_sam, k=ksam_jax.by_coverage(0.5)),
+        ("skip",),
+        climbs_on_all=False,
+        keep="all",
+    ),
     "k_sam_shared": Row(ksam_jax.k_sam, ("k", "skip"), climbs_on_all=False, keep="all"),
     "esam": Row(ksam_jax.esam, ("gamma",), True),
     "esam_tensor_shared": Row(esam_tensor, ("gamma",), True, keep="all"),

@@ -311,6 +311,7 @@ USES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(["highest_loss", "highest_remembered_loss"], select),
     "largest_increase": descend,
     "per_example": train,
+    "by_coverage": lambda k: step(kj.k_sam(k=k)),
     "Selection": select,
     "Ascent": select,
 }

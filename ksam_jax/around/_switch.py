@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
 from ..checks import _arguments, _leaves, _values
+from ..step._branch import one_of
 from ..step._method import execution_of
 from ..step._state import SharpnessAwareState, SwitchState, our_states, with_fields
 
@@ -60,19 +60,10 @@ def switched(
 
             return run
 
-        return _one_of(
-            [branch(number) for number in range(len(methods))], turn(state.steps)
-        )
+        return one_of([branch(number) for number in range(len(methods))], turn(state.steps))
 
     vars(update_fn)["execution"] = execution_of(methods[0])
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _one_of(branches: list[Callable[[], Any]], turn: Int[Array, ""]) -> Any:
-    if isinstance(turn, Tracer):
-        return jax.lax.switch(turn, branches)
-    # Outside of jit there is nothing to compile, and errors come from where they are.
-    return branches[int(turn)]()
 
 
 def _hollow(state: PyTree, shared: Collection[str]) -> PyTree:

@@ -32,6 +32,16 @@ def scalar(call: str, name: str, value: Any, rule: str, holds: Callable) -> None
         raise ValueError(f"{call}({name}={plain!r}): {name} must be {rule}; got {plain!r}.")
 
 
+def fixed(call: str, name: str, value: Any, rule: str, holds: Callable) -> None:
+    """Checks that `value` is a real number for which `holds`, known when it is given."""
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"{call}({name}=<traced>): {name} must be {rule}, known when the step is "
+            f"traced; pass a Python number."
+        )
+    scalar(call, name, value, rule, holds)
+
+
 def radius(call: str, rho: Any, name: str = "rho") -> None:
     """Checks that `rho` is a finite number >= 0, a traced scalar or a schedule."""
     if callable(rho):

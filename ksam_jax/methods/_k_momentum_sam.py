@@ -5,7 +5,6 @@ from typing import Any, Unpack
 import optax
 
 from ..checks import _values
-from ..parts import _counts
 from ..parts._ascent import along_past
 from ..parts._examples import rank_by_loss
 from ..parts._radius import scale_to_radius
@@ -39,7 +38,8 @@ def k_momentum_sam(
       rho: radius in the parameters' units, larger than SAM's; a float, a traced scalar
         or an `optax.Schedule`.
       k: an integer is a number of examples, another real number in (0, 1] a fraction,
-        rounded half up: `k=1` is one example, `k=1.0` all, which is `momentum_sam`.
+        rounded half up: `k=1` is one example, `k=1.0` all, which is `momentum_sam`. Or
+        `by_coverage()`, for a k that follows training.
       decay: lambda, in [0, 1); 0 is the previous gradient alone.
       skip: how many of the very highest losses are left out before k are taken: None
         for none, an integer is a number, another real number in [0, 1) a fraction. For
@@ -78,7 +78,6 @@ def k_momentum_sam(
     """
     _values.radius("k_momentum_sam", rho)
     _values.decay_rate("k_momentum_sam", decay)
-    count = _counts.example_count("k_momentum_sam", "k", k)
-    hardest = rank_by_loss(count, _counts.skip_count("k_momentum_sam", skip), mean_over)
+    hardest = rank_by_loss("k_momentum_sam", k, skip, mean_over)
     past = along_past("k_momentum_sam", decay)
     return built(Method("k_momentum_sam", past, scale_to_radius(rho), hardest), common)

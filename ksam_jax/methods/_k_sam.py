@@ -5,7 +5,6 @@ from typing import Any, Unpack
 import optax
 
 from ..checks import _values
-from ..parts import _counts
 from ..parts._examples import rank_by_loss
 from ..parts._radius import scale_to_radius
 from ..step._method import Method
@@ -35,7 +34,8 @@ def k_sam(
       rho: radius in the parameters' units; a float, a traced scalar or an
         `optax.Schedule`.
       k: an integer is a number of examples, another real number in (0, 1] a fraction,
-        rounded half up: `k=1` is one example, `k=1.0` all, which is SAM.
+        rounded half up: `k=1` is one example, `k=1.0` all, which is SAM. Or
+        `by_coverage()`, for a k that follows training.
       skip: how many of the very highest losses are left out before k are taken: None
         for none, an integer is a number, another real number in [0, 1) a fraction. For
         mislabelled examples; on clean labels it hurts.
@@ -68,6 +68,5 @@ def k_sam(
       ours.
     """
     _values.radius("k_sam", rho)
-    count = _counts.example_count("k_sam", "k", k)
-    hardest = rank_by_loss(count, _counts.skip_count("k_sam", skip), mean_over)
+    hardest = rank_by_loss("k_sam", k, skip, mean_over)
     return built(Method("k_sam", hardest, scale_to_radius(rho), hardest), common)

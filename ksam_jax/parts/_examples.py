@@ -11,6 +11,7 @@ from ..loss._rows import Chosen
 from ..trees._numbers import widen
 from . import _counts
 from ._counts import advance, no_steps, step_key
+from ._coverage import Coverage, sized
 from ._selection import Selection
 
 
@@ -48,7 +49,8 @@ def highest_loss(k: Any, skip: Any = None, mean_over: str = "chosen") -> Selecti
     Args:
       k: an integer is a number of examples, another real number in (0, 1] a fraction of
         the batch, rounded half up and at least one. `k=1` is one example, `k=1.0` all.
-        Of each device or group, where there are several.
+        Of each device or group, where there are several. Or `by_coverage()`, for a k that
+        follows training.
       skip: how many of the very highest losses are left out before k are taken: None
         for none, an integer is a number, another real number in [0, 1) a fraction,
         rounded half up. For mislabelled examples, whose losses are the highest; on clean
@@ -76,8 +78,7 @@ def highest_loss(k: Any, skip: Any = None, mean_over: str = "chosen") -> Selecti
     Reference:
       Ni et al., K-SAM, 2022; skipping is ours.
     """
-    count = _counts.example_count("highest_loss", "k", k)
-    return rank_by_loss(count, _counts.skip_count("highest_loss", skip), mean_over)
+    return rank_by_loss("highest_loss", k, skip, mean_over)
 
 
 def largest_increase(gamma: Any, mean_over: str = "chosen") -> Selection:
@@ -215,14 +216,30 @@ def weighed(indices: Array, counts: Bool[Array, " k"], n: int, mean_over: str) -
     return Chosen(indices, jnp.where(total > 0, ones / divisor, jnp.nan))
 
 
-def rank_by_loss(
-    count: _counts.ExampleCount, skip: _counts.ExampleCount, mean_over: str
+def rank_by_loss(call: str, k: Any, skip: Any, mean_over: str) -> Selection:
+    """`highest_loss` for the method `call`."""
+    _check_mean_over(call, mean_over)
+    skipping = _counts.skip_count(call, skip)
+    if not isinstance(k, Coverage):
+        return _ranked(_counts.example_count(call, "k", k), skipping, mean_over)
+
+    def of_size(count: _counts.ExampleCount) -> Selection:
+        return _ranked(count, skipping, mean_over, at_most=True)
+
+    return sized(k, call, skipping, of_size, everything())
+
+
+def _ranked(
+    count: _counts.ExampleCount,
+    skip: _counts.ExampleCount,
+    mean_over: str,
+    at_most: bool = False,
 ) -> Selection:
-    """`highest_loss`, from checked counts."""
-    _check_mean_over(count.call, mean_over)
+    """With `at_most` as many as there are that aren't skipped, and at least one."""
 
     def choose(evidence, state):
-        n, taken = evidence.num_examples, evidence.number(count)
+        n = evidence.num_examples
+        taken = min(count.of(n), n - skip.of(n)) if at_most else evidence.number(count)
         taken, skipped = _counts.both_fit(count, taken, skip, n)
         return weighed(*top_k(evidence.first, taken, skipped), n, mean_over), state
 

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..loss._rows import Chosen, weighted_mean
+from ..parts._coverage import losses_to_carry
+from ..parts._selection import Selection
 from ..trees._mask import only
 from ..trees._numbers import inner, norm, ratio, real_dtype, widen
-from ._gradient import Gradient
+from ._gradient import Gradient, Problem
+from ._method import Method
 
 
 class SharpnessAwareInfo(NamedTuple):
@@ -38,6 +41,9 @@ class SharpnessAwareInfo(NamedTuple):
         metric. Zero: the step was a plain one.
       cosine: between the ascent gradient and the descent gradient, over the perturbed
         parameters; zero if one of them is zero.
+      examples: share of the examples that decide the descent.
+      carried: share of the loss that these carry, at the weights where they were chosen;
+        negative losses carry nothing.
     """
 
     loss: Float[Array, ""]
@@ -46,6 +52,8 @@ class SharpnessAwareInfo(NamedTuple):
     ascent_norm: Float[Array, ""]
     perturbation_norm: Float[Array, ""]
     cosine: Float[Array, ""]
+    examples: Float[Array, ""]
+    carried: Float[Array, ""]
 
 
 def blank_info(params: PyTree) -> SharpnessAwareInfo:
@@ -54,12 +62,40 @@ def blank_info(params: PyTree) -> SharpnessAwareInfo:
     return SharpnessAwareInfo(*(jnp.zeros((), dtype) for _ in SharpnessAwareInfo._fields))
 
 
-def mean_losses(
-    climb: Gradient, fall: Gradient, like: SharpnessAwareInfo
-) -> Float[Array, "3"]:
-    """The first half of the info, from the losses, in the dtype of `like`."""
+def what_losses_tell(
+    method: Method,
+    problem: Problem,
+    climb: Gradient,
+    fall: Gradient,
+    like: SharpnessAwareInfo,
+) -> Float[Array, " numbers"]:
+    """What a device has to tell of its losses: of the info, and what is to be measured."""
     told = _mean(climb.losses, climb), _mean(fall.losses, fall), _rise(climb, fall)
+    # Those that choose, if they are known of all: at the weights of the first pass.
+    runs_first = climb if isinstance(method.ascent, Selection) else fall
+    losses = None if runs_first.rows is not None else runs_first.losses
+    told = *told, *_taken(problem, fall.chosen, losses)
+    if method.coverage is not None:
+        assert losses is not None
+        parts = widen(losses).reshape(problem.groups, -1)
+        told = *told, *jnp.mean(jax.vmap(method.coverage.measure)(parts), axis=0)
     return jnp.stack([x.astype(like.loss.dtype) for x in told])
+
+
+def _taken(
+    problem: Problem, chosen: Chosen | None, losses: Array | None
+) -> tuple[Array, Array]:
+    """The share of the examples that the descent takes, and of the loss that they carry."""
+    if chosen is None:
+        return jnp.ones(()), jnp.ones(())
+    counts = chosen.row_weights != 0
+    share = jnp.sum(counts.astype(jnp.float32)) / problem.num_examples
+    if losses is None:
+        return share, _unknown()
+    losses = losses_to_carry(losses)
+    mine = jnp.sum(jnp.where(counts, chosen.take(losses), 0))
+    total = jnp.sum(losses)
+    return share, jnp.where(total > 0, ratio(mine, total), share.astype(total.dtype))
 
 
 def geometry(
@@ -80,9 +116,14 @@ def geometry(
     return jnp.stack([x.astype(like.loss.dtype) for x in told])
 
 
-def as_info(told: Float[Array, "6"]) -> SharpnessAwareInfo:
-    """The two halves, put together, as scalars."""
-    return SharpnessAwareInfo(*told)
+def as_info(told: Float[Array, " numbers"]) -> tuple[SharpnessAwareInfo, Array]:
+    """What was told, as scalars, and what was measured for a selection to learn from."""
+    (loss, perturbed, rise, examples, carried), measured = told[:5], told[5:-3]
+    length, applied, cosine = told[-3:]
+    info = SharpnessAwareInfo(
+        loss, perturbed, rise, length, applied, cosine, examples, carried
+    )
+    return info, measured
 
 
 def _mean(losses: Array | None, run: Gradient) -> Array:

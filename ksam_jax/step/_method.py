@@ -7,6 +7,7 @@ from jaxtyping import PyTree
 
 from ..checks import _values
 from ..parts._ascent import Ascent
+from ..parts._coverage import SizedSelection
 from ..parts._selection import Selection
 
 
@@ -50,6 +51,10 @@ class Method(NamedTuple):
       flags: which parameters are perturbed, one bool per leaf; None for all.
       perturbed_dtype: of the perturbed weights; None for the parameters' own.
       sync_ascent: whether all devices climb together.
+      climbs: False where all examples are taken and a climb isn't worth its cost: states
+        go on as with one.
+      coverage: the selection of whose sizes this method has one; None for none.
+      coverage_in: the field of the state in which that selection remembers.
     """
 
     call: str
@@ -60,6 +65,30 @@ class Method(NamedTuple):
     flags: PyTree | None = None
     perturbed_dtype: Any = None
     sync_ascent: bool = True
+    climbs: bool = True
+    coverage: SizedSelection | None = None
+    coverage_in: str = ""
+
+    @property
+    def sized(self) -> SizedSelection | None:
+        """The selection that has several sizes, if there is one."""
+        found = [x for x in self.selections if isinstance(x, SizedSelection)]
+        return found[0] if found else None
+
+    def of_size(self, number: int) -> "Method":
+        """The method with one of the sizes."""
+        sized = self.sized
+        assert sized is not None
+        size = sized.sizes[number]
+        climbs = not (self.descends_on_the_same and size.choose is None)
+        return self._replace(
+            ascent=size if self.ascent is sized else self.ascent,
+            descent=size if self.descent is sized else self.descent,
+            climbs=climbs,
+            sync_ascent=self.sync_ascent or not climbs,
+            coverage=sized,
+            coverage_in="ascent" if self.ascent is sized else "descent",
+        )
 
     @property
     def selections(self) -> list[Selection]:
@@ -82,6 +111,8 @@ class Method(NamedTuple):
 
         Without an ascent pass the first losses of the step are those at the perturbed ones.
         """
+        if self.coverage is not None and isinstance(self.ascent, Selection):
+            return True
         reads = {word for selection in self.selections for word in selection.reads}
         runs_a_climb = isinstance(self.ascent, Selection)
         return "clean" in reads or (runs_a_climb and "first" in reads)

@@ -18,7 +18,7 @@ from ..parts._ascent import Ascent
 from ..parts._selection import Evidence
 from ..trees._mask import hide, masked, only, unhide
 from ._gradient import Gradient, Note, Problem, given_gradient, gradient_over, perturb
-from ._info import geometry, mean_losses
+from ._info import geometry, what_losses_tell
 from ._method import Method
 from ._state import SharpnessAwareState
 
@@ -69,7 +69,7 @@ def on_device(
     extra_args: dict[str, Any],
 ) -> tuple[Found, States]:
     """Climbs, moves and looks back, without learning from it yet."""
-    if method.perturbation is None:
+    if method.perturbation is None or not method.climbs:
         return _without_climb(method, problem, params, given, state)
     flags = method.flags
     ascent = _ascent_gradient(method, problem, params, given, state.ascent)
@@ -83,7 +83,7 @@ def on_device(
     perturbed, applied = perturb(params, epsilon, method.perturbed_dtype)
     perturbed = problem.axis.varying(perturbed)
     descent = _descent_gradient(method, problem, perturbed, ascent, state.descent)
-    told = mean_losses(ascent, descent, state.info)
+    told = what_losses_tell(method, problem, ascent, descent, state.info)
     climb = Climb(ascent.value, epsilon, applied)
     found = Found(descent.value, told, ascent.aux, ascent.note, descent.note, climb)
     states = States(perturbation_state, ascent.state, descent.state)
@@ -119,9 +119,9 @@ def _without_climb(
 
         selection, memory = method.descent, state.descent
         found = gradient_over(problem, local, selection, memory, see, look_first)
-    told = mean_losses(found, found, state.info)
-    told = Found(found.value, told, found.aux, None, found.note, None)
-    return told, States(state.perturbation, state.ascent, found.state)
+    told = what_losses_tell(method, problem, found, found, state.info)
+    result = Found(found.value, told, found.aux, None, found.note, None)
+    return result, States(state.perturbation, state.ascent, found.state)
 
 
 def _ascent_gradient(

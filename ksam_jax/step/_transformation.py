@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
@@ -75,7 +74,6 @@ def transformation(
         here = method._replace(flags=perturbed_leaves(call, mask, params))
         with on_mesh_of(batch):
             gradient, state = take_step(here, problem, params, given, state, extra_args)
-        gradient = _cast_like(gradient, params)
         return gradient, state if loss_scale is None else _judged(state, gradient)
 
     vars(update_fn)["execution"] = execution
@@ -127,7 +125,3 @@ def _judged(state: SharpnessAwareState, gradient: PyTree) -> SharpnessAwareState
     """
     both = jnp.isfinite(state.info.ascent_norm) & all_finite(gradient)
     return state._replace(both_finite=both)
-
-
-def _cast_like(tree: PyTree, params: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, p: x.astype(p.dtype), tree, params)

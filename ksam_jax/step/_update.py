@@ -1,7 +1,9 @@
 """One step: what every device or group finds, put together into the update."""
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -9,8 +11,9 @@ from ..checks import _leaves, _values
 from ..devices._axis import mean_with
 from ..parts._ascent import Ascent
 from ..parts._selection import Selection
-from ..trees._mask import hide
+from ..trees._mask import hide, masked
 from ..trees._numbers import wide_zeros
+from ._branch import one_of
 from ._gradient import Note, Problem
 from ._groups import in_groups
 from ._info import as_info, geometry
@@ -27,7 +30,24 @@ def take_step(
     state: SharpnessAwareState,
     extra_args: dict[str, Any],
 ) -> tuple[PyTree, SharpnessAwareState]:
-    """The update, the same on all devices, and the next state."""
+    """The update, the same on all devices, in the dtype of params, and the next state."""
+    args = problem, params, given, state, extra_args
+    if method.sized is None:
+        return _step(method, *args)
+    # One program for each size; the state is the same on all devices, and so is the turn.
+    sizes = [method.of_size(number) for number in range(len(method.sized.sizes))]
+    turn = method.sized.turn(getattr(state, sizes[0].coverage_in))
+    return one_of([functools.partial(_step, size, *args) for size in sizes], turn)
+
+
+def _step(
+    method: Method,
+    problem: Problem,
+    params: PyTree,
+    given: PyTree | None,
+    state: SharpnessAwareState,
+    extra_args: dict[str, Any],
+) -> tuple[PyTree, SharpnessAwareState]:
     if problem.groups > 1 and not method.sync_ascent:
         found, states = in_groups(method, problem, params, state, extra_args)
     else:
@@ -38,15 +58,43 @@ def take_step(
         climb = found.climb or _no_climb(params, descent)
         told = jnp.concatenate([told, _compared(method, climb, descent, state)])
         updates, combined = _combined(method, climb, params, descent, state, extra_args)
-    return updates, SharpnessAwareState(
-        states.perturbation,
+    info, measured = as_info(told)
+    after = SharpnessAwareState(
+        _perturbation_after(method, params, descent, states.perturbation, extra_args),
         _ascent_learned(method, problem, params, descent, found, states.ascent),
         _learned(problem, method.descent, found.descent_note, states.descent),
         combined,
-        as_info(told),
+        info,
         state.both_finite,
         aux,
     )
+    updates = jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params)
+    return updates, _absorbed(method, after, measured)
+
+
+def _absorbed(
+    method: Method, state: SharpnessAwareState, measured: Array
+) -> SharpnessAwareState:
+    """What was measured of all devices' losses, in the memory of who chooses the size."""
+    if method.coverage is None:
+        return state
+    field = method.coverage_in
+    after = method.coverage.absorb(getattr(state, field), measured)
+    return state._replace(**{field: after})
+
+
+def _perturbation_after(
+    method: Method,
+    params: PyTree,
+    descent: PyTree,
+    state: Any,
+    extra_args: dict[str, Any],
+) -> Any:
+    """Its state; where a climb was left out that of one along the gradient there is."""
+    if method.climbs or method.perturbation is None:
+        return state
+    perturbation = masked(method.perturbation, method.flags)
+    return perturbation.update(descent, state, params, **extra_args)[1]
 
 
 def _averaged(problem: Problem, found: Found) -> tuple[PyTree, Float[Array, " _"], Any]:

@@ -1,0 +1,284 @@
+"""k by coverage, against NumPy in float64: which size runs, and what it makes of it."""
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from problems import quick_jit
+from test_oracles import (
+    LEARNING_RATE,
+    MOMENTUM,
+    N,
+    as_jax,
+    batches,
+    check_trees_equal,
+    loss_in_form,
+    stacked,
+    start,
+)
+
+import ksam_jax
+
+SHARE, AMONG, DECAY, RHO = 0.6, (0.2, 0.4, 1.0), 0.7, 0.15
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Any:
+    with jax.enable_x64(True):
+        yield
+
+
+# -------------------------------------------------------------------- the oracle
+
+
+class Memory:
+    """The average of what each size has carried, and whose turn it is."""
+
+    def __init__(self) -> None:
+        self.carried: np.ndarray | None = None
+        self.ran: list[int] = []
+
+    def size(self) -> float:
+        """The smallest size that has carried enough; at first the largest."""
+        turn = len(AMONG) - 1
+        if self.carried is not None:
+            enough = [i for i, c in enumerate(self.carried) if c >= SHARE]
+            turn = enough[0] if enough else turn
+        self.ran.append(turn)
+        return AMONG[turn]
+
+    def see(self, losses: list[float], skip: int) -> None:
+        ranked = sorted((max(x, 0.0) for x in losses), reverse=True)[skip:]
+        sizes = [min(oracles.count(a, len(losses)), len(ranked)) for a in AMONG]
+        new = np.array([sum(ranked[:k]) / sum(ranked) for k in sizes], np.float32)
+        old = new if self.carried is None else self.carried
+        self.carried = (new + np.float32(DECAY) * (old - new)).astype(np.float32)
+
+
+def k_sam_by_coverage(memory: Memory, mean_over: str, skip: int = 0) -> oracles.Method:
+    """K-SAM of that size; without a climb where it takes all."""
+
+    def step(t: int, params: oracles.Tree, batch: oracles.Batch) -> oracles.Step:
+        size, losses = memory.size(), oracles.losses(params, batch)
+        memory.see(losses, skip)
+        if size == 1.0 and not skip:
+            return oracles.plain()(t, params, batch)
+        taken = min(oracles.count(size, N), N - skip)
+        return oracles.k_sam(lambda _: RHO, taken, skip, mean_over)(t, params, batch)
+
+    return step
+
+
+def k_momentum_by_coverage(memory: Memory, decay: float) -> oracles.Method:
+    past: list[oracles.Tree] = []
+
+    def step(t: int, params: oracles.Tree, batch: oracles.Batch) -> oracles.Step:
+        m = past[-1] if past else oracles.scaled(params, 0.0)
+        eps = oracles.to_radius(oracles.scaled(m, -1.0), RHO)
+        moved = oracles.add(params, eps)
+        losses = oracles.losses(moved, batch)
+        examples = oracles.highest(losses, oracles.count(memory.size(), N))
+        memory.see(losses, 0)
+        u = oracles.mean_gradient(moved, batch, examples, "batch")
+        past.append(oracles.add(oracles.scaled(m, decay), oracles.scaled(u, 1 - decay)))
+        return oracles.Step(u, eps, oracles.scaled(m, -1.0), examples)
+
+    return step
+
+
+def coverage() -> Any:
+    return ksam_jax.by_coverage(SHARE, AMONG, decay=DECAY)
+
+
+def trained(tx: Any, form: str) -> Any:
+    chain: Any = optax.chain(tx, optax.sgd(LEARNING_RATE, momentum=MOMENTUM))
+
+    def step(carry: Any, batch: Any) -> Any:
+        params, state = carry
+        loss = loss_in_form(form)
+        updates, state = chain.update(None, state, params, loss_fn=loss, batch=batch)
+        return (optax.apply_updates(params, updates), state), ksam_jax.get_info(state)
+
+    @quick_jit
+    def run(params: Any, given: Any) -> Any:
+        (params, state), info = lax.scan(step, (params, chain.init(params)), given)
+        return params, state, info
+
+    return run(as_jax(start()), stacked())
+
+
+def oracle_run(method: oracles.Method) -> oracles.Run:
+    return oracles.train(method, start(), batches(), LEARNING_RATE, MOMENTUM)
+
+
+@pytest.mark.parametrize("form", ["batch", "all"])
+@pytest.mark.parametrize(("mean_over", "skip"), [("chosen", 0), ("batch", 0), ("batch", 2)])
+def test_k_sam_equals_the_numpy_reference(mean_over, skip, form):
+    memory = Memory()
+    expected = oracle_run(k_sam_by_coverage(memory, mean_over, skip))
+    tx = ksam_jax.k_sam(RHO, coverage(), skip or None, mean_over)
+    params, state, info = trained(tx, form)
+    check_trees_equal(params, expected.params, 1e-9)
+    ran = [len(step.descent_examples) / N for step in expected.steps]
+    np.testing.assert_allclose(info.examples, ran)
+    # Otherwise the sizes would not have changed on the way.
+    assert len(set(memory.ran)) > 1
+    np.testing.assert_allclose(state[0].ascent.carried, memory.carried, rtol=1e-5)
+    np.testing.assert_allclose(info.loss, expected.loss, rtol=1e-9)
+    np.testing.assert_allclose(info.cosine, expected.cosine, rtol=1e-9)
+
+
+def test_k_momentum_sam_equals_the_numpy_reference():
+    memory = Memory()
+    expected = oracle_run(k_momentum_by_coverage(memory, 0.9))
+    tx = ksam_jax.k_momentum_sam(RHO, coverage(), 0.9, mean_over="batch")
+    params, _, info = trained(tx, "all")
+    check_trees_equal(params, expected.params, 1e-9)
+    assert len(set(memory.ran)) > 1
+    ran = [len(step.descent_examples) / N for step in expected.steps]
+    np.testing.assert_allclose(info.examples, ran)
+
+
+# --------------------------------------------------------------- what it promises
+
+
+def linear(w: Any, batch: Any) -> jax.Array:
+    """Losses that are the numbers of the batch, whatever w is; gradient 1 for each."""
+    return batch + jnp.sum(w) - lax.stop_gradient(jnp.sum(w))
+
+
+def walk(losses: Any, steps: int = 4, share: float = 0.7) -> Any:
+    tx: Any = ksam_jax.k_sam(k=ksam_jax.by_coverage(share))
+    w = jnp.zeros(2)
+    state = tx.init(w)
+
+    @quick_jit
+    def step(state: Any) -> Any:
+        return tx.update(None, state, w, loss_fn=linear, batch=jnp.asarray(losses))[1]
+
+    for _ in range(steps):
+        state = step(state)
+    return ksam_jax.get_info(state)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.69314718, -2.0])
+def test_equal_losses_mean_all_examples(value):
+    assert float(walk(np.full(16, value)).examples) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("highest", "examples"), [(2, 1 / 8), (4, 1 / 4), (5, 1 / 2), (9, 1.0)]
+)
+def test_as_few_as_carry_the_share_are_run(highest, examples):
+    """Sixteen losses, so many of them 1 and the others almost nothing."""
+    info = walk(np.where(np.arange(16) < highest, 1.0, 1e-6), share=0.9)
+    assert float(info.examples) == examples
+    assert float(info.carried) >= 0.9
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -5.0])
+def test_bad_and_negative_losses_carry_nothing(bad):
+    losses = np.where(np.arange(16) < 2, 1.0, 1e-6)
+    losses[3:6] = bad
+    info = walk(losses)
+    assert float(info.examples) == 1 / 8
+    assert float(info.carried) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_step_that_takes_all_has_no_climb_but_a_schedule_goes_on():
+    """Its radius in the third step is that of a count of 2."""
+    rho = optax.linear_schedule(0.1, 0.4, 3)
+    tx: Any = ksam_jax.k_sam(rho, ksam_jax.by_coverage(0.7, decay=0.0))
+    w = jnp.ones(3)
+    state, radii = tx.init(w), []
+    equal, one = jnp.ones(8), jnp.zeros(8).at[0].set(1.0)
+    for batch in (equal, one, one, equal, one, one):
+        update = functools.partial(tx.update, None, state, w, loss_fn=linear)
+        _, state = update(batch=batch)
+        radii.append(float(ksam_jax.get_info(state).perturbation_norm))
+    # What the losses of a step say holds in the next.
+    climbs = [False, False, True, True, False, True]
+    expected = [float(rho(t)) if climbs[t] else 0.0 for t in range(6)]
+    assert radii == pytest.approx(expected, rel=1e-6)
+
+
+# -------------------------------------------------------------------- on devices
+
+
+def device_step(tx: Any, check_vma: bool) -> Any:
+    kinds = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((8,), ("data",), kinds, devices=jax.devices())
+    w = jnp.ones(3)
+
+    def step(state: Any, batch: Any) -> Any:
+        return tx.update(None, state, w, loss_fn=linear, batch=batch)
+
+    spread = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(P(), P("data")),
+        out_specs=(P(), P()),
+        check_vma=check_vma,
+    )
+    return tx.init(w), jax.jit(spread)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_all_devices_run_the_same_size_and_equal_groups_on_one(check_vma):
+    k = ksam_jax.by_coverage(0.7)
+    tx = ksam_jax.k_sam(k=k, axis_name="data", mean_over="batch")
+    state, step = device_step(tx, check_vma)
+    # Each device has four examples, and another share of its loss in the highest.
+    batch = jnp.asarray(np.random.default_rng(2).exponential(size=32) ** 3)
+    one: Any = ksam_jax.k_sam(k=k, groups=8, mean_over="batch")
+    w = jnp.ones(3)
+    other, seen = one.init(w), []
+    for _ in range(4):
+        updates, state = step(state, batch)
+        expected, other = one.update(None, other, w, loss_fn=linear, batch=batch)
+        np.testing.assert_allclose(updates, expected, rtol=1e-12)
+        np.testing.assert_allclose(state.ascent.carried, other.ascent.carried, rtol=1e-6)
+        seen.append(float(state.info.examples))
+        assert seen[-1] == float(other.info.examples)
+    assert len(set(seen)) > 1
+
+
+def test_no_collective_is_added():
+    """K-SAM's two in each size that climbs, SGD's one in that which doesn't."""
+    found = {}
+    for name, k in {"one size": 0.25, "sizes": ksam_jax.by_coverage(0.7)}.items():
+        tx = ksam_jax.k_sam(k=k, axis_name="data")
+        state, step = device_step(tx, check_vma=True)
+        text = step.lower(state, jnp.ones(32)).compile().as_text()
+        found[name] = len(re.findall(r"= .*\ball-reduce(?:-start)?\(", text))
+    assert found["one size"] == 2
+    assert found["sizes"] == 2 * 3 + 1
+
+
+# ------------------------------------------------------------------ bad arguments
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"share": 0.0}, "share must be in (0, 1]"),
+        ({"share": 1.5}, "share must be in (0, 1]"),
+        ({"share": np.nan}, "share must be in (0, 1]"),
+        ({"decay": 1.0}, "decay must be in [0, 1)"),
+        ({"among": ()}, "among must have 1 or more items"),
+        ({"among": (0.5, 0.25)}, "among must be in rising order"),
+        ({"among": (0.5, 0.5)}, "among must be in rising order"),
+        ({"among": (0.5, 2.0)}, "among must be an integer >= 1"),
+    ],
+)
+def test_a_wrong_argument_is_named(given, words):
+    with pytest.raises((TypeError, ValueError), match=re.escape(words)):
+        ksam_jax.by_coverage(**given)
