@@ -126,7 +126,8 @@ def _note(told: PyTree, gradient: PyTree) -> Note:
     if isinstance(told, GradientState):
         unknown = dict.fromkeys(Note._fields, jnp.full((), jnp.inf))
         return Note(**unknown | {"loss": told.loss} | own)
-    return Note(**ksam_jax.get_info(told)._asdict(), **own)
+    info = ksam_jax.get_info(told)._asdict()
+    return Note(**{name: info[name] for name in Note._fields if name in info}, **own)
 
 
 def _note_of_scaled(before: LossScaleState, told: LossScaleState, gradient: PyTree) -> Note:
