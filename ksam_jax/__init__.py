@@ -52,7 +52,7 @@ from .parts._examples import everything as everything
 from .parts._examples import highest_loss as highest_loss
 from .parts._examples import largest_increase as largest_increase
 from .parts._examples import random_subset as random_subset
-from .parts._examples import top_k_mask as top_k_mask
+from .parts._ranking import top_k_mask as top_k_mask
 from .parts._remembered import RememberedLosses as RememberedLosses
 from .parts._remembered import highest_remembered_loss as highest_remembered_loss
 from .parts._selection import Evidence as Evidence

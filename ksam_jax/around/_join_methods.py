@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from ..checks import _values
+from ..checks import _kinds, _values
 from ._switch import switched
 
 
@@ -65,8 +65,8 @@ def join_methods(
       Zhou et al., Sharpness-Aware Minimization Efficiently Selects Flatter Minima Late in
       Training, ICLR 2025, for SAM in the last part of training.
     """
-    methods = _values.listed("join_methods", "methods", methods, least=1)
-    boundaries = _values.listed("join_methods", "boundaries", boundaries, least=0)
+    methods = _kinds.listed("join_methods", "methods", methods, least=1)
+    boundaries = _kinds.listed("join_methods", "boundaries", boundaries, least=0)
     _values.boundaries("join_methods", len(methods), boundaries)
 
     def turn(steps: Int[Array, ""]) -> Int[Array, ""]:

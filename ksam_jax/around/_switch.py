@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from ..checks import _arguments, _leaves, _values
+from ..checks import _arguments, _kinds, _leaves
 from ..step._branch import one_of
 from ..step._method import execution_of
 from ..step._state import SharpnessAwareState, SwitchState, our_states, with_fields
@@ -32,7 +32,7 @@ def switched(
     `named` has the methods by what the user calls them.
     """
     _check_methods(call, named)
-    shared = _values.words(call, "shared", shared, SHAREABLE)
+    shared = _kinds.words(call, "shared", shared, SHAREABLE)
     methods = [optax.with_extra_args_support(method) for method in named.values()]
 
     def init_fn(params):
@@ -125,7 +125,7 @@ def _check_methods(call: str, named: dict[str, Any]) -> None:
         if not isinstance(method, optax.GradientTransformation):
             raise TypeError(
                 f"{call}({name}=...): {name} must be a method such as ksam_jax.k_sam(); "
-                f"got {_values.described(method)}."
+                f"got {_kinds.described(method)}."
             )
     known = [run for run in map(execution_of, named.values()) if run is not None]
     axes = {run.axis_name for run in known}

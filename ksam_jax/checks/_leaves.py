@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from . import _values
+from . import _kinds
 
 
 def no_generator(call: str, name: str, tree: Any) -> None:
@@ -156,7 +156,7 @@ def difference(name: str, tree: PyTree, params: PyTree) -> str | None:
 def first_state(call: str, name: str, init: Any, *args: Any) -> PyTree:
     """What a part's `init` returns, as arrays, if it is made of them."""
     takes = "the parameters" if args else "nothing"
-    state = _values.called(call, name, init, takes, *args)
+    state = _kinds.called(call, name, init, takes, *args)
     for path, leaf in jax.tree.leaves_with_path(state):
         if not is_numeric(leaf):
             raise TypeError(

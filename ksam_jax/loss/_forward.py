@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..checks import _arguments, _values
+from ..checks import _arguments, _kinds
 from ..devices._axis import mean_of_parts
 from ..trees._numbers import divided
 from ._microbatches import gradient_in_turn, join_microbatches, losses_in_turn
@@ -43,9 +43,7 @@ class Loss(NamedTuple):
         """Returns `(losses, aux)`, aux being None where the user has none."""
         n = jax.tree.leaves(batch)[0].shape[0]
         args = (params, batch)
-        out = _values.called(
-            "tx.update", "loss_fn", self.loss_fn, "params and batch", *args
-        )
+        out = _kinds.called("tx.update", "loss_fn", self.loss_fn, "params and batch", *args)
         return _arguments.losses_and_aux(out, n, self.has_aux)
 
     @property

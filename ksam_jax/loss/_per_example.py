@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ..checks import _arguments, _leaves, _values
+from ..checks import _arguments, _kinds, _leaves
 from ._residuals import checked
 
 
@@ -26,9 +26,7 @@ class PerExample:
 
     def _of_one(self, params: Any, example: Any) -> Any:
         call, takes = "per_example", "params and one example"
-        out = _values.called(
-            call, "example_loss", self.example_loss, takes, params, example
-        )
+        out = _kinds.called(call, "example_loss", self.example_loss, takes, params, example)
         return _arguments.one_result(call, out)
 
 
@@ -81,5 +79,5 @@ def per_example(
     Reference:
       The selecting forward pass is K-SAM's (Ni et al., 2022); sharing it is ours.
     """
-    _values.function("per_example", "example_loss", example_loss)
+    _kinds.function("per_example", "example_loss", example_loss)
     return PerExample(example_loss, checked(keep))

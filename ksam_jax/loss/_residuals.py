@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..checks import _values
+from ..checks import _kinds, _values
 from ._rows import take
 
 # What keep="auto" is: see docs/performance.md for what it was measured against.
@@ -33,7 +33,7 @@ KEEPS = ("auto", "nothing", "matmuls", "all")
 def checked(keep: Any) -> str | int:
     """Returns `keep` if it is one of the words or an integer >= 1."""
     if isinstance(keep, str):
-        _values.one_of("per_example", "keep", keep, KEEPS)
+        _kinds.one_of("per_example", "keep", keep, KEEPS)
         return keep
     words = ", ".join(f'"{word}"' for word in KEEPS)
     _values.size("per_example", "keep", keep, f"one of {words} or an integer >= 1")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import optax
 
-from ..checks import _values
+from ..checks import _kinds
 from ..step._method import Execution, Method
 from ..step._transformation import transformation
 
@@ -127,7 +127,7 @@ def built(
     """
     run = execution(method.call, common)
     if needs_sync:
-        _values.synchronized(method.call, run.sync_ascent, needs_sync)
+        _kinds.synchronized(method.call, run.sync_ascent, needs_sync)
     return transformation(method, run.checked(method.call))
 
 

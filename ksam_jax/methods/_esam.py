@@ -4,7 +4,7 @@ from typing import Any, Unpack
 
 import optax
 
-from ..checks import _values
+from ..checks import _kinds, _values
 from ..parts import _counts
 from ..parts._direction import random_mask
 from ..parts._examples import everything, rank_by_increase
@@ -77,7 +77,7 @@ def esam(
     _values.radius("esam", rho)
     _values.share("esam", "beta", beta)
     _values.seed("esam", seed)
-    _values.one_of("esam", "mask_per", mask_per, ("coordinate", "tensor"))
+    _kinds.one_of("esam", "mask_per", mask_per, ("coordinate", "tensor"))
     count = _counts.example_count("esam", "gamma", gamma)
     drop = random_mask(beta, seed, per=mask_per)
     if mask_per == "coordinate":

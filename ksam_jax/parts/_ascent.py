@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Inexact, PyTree
 
-from ..checks import _leaves, _values
+from ..checks import _kinds, _leaves, _values
 from ..trees._numbers import norm, wide_zeros
 
 
@@ -64,8 +64,8 @@ class Ascent:
         for name in ("direction", "init", "learn"):
             value = getattr(self, name)
             if value is not None or name != "learn":
-                _values.function("Ascent", name, value)
-        object.__setattr__(self, "call", _values.name("Ascent", self.call, self.direction))
+                _kinds.function("Ascent", name, value)
+        object.__setattr__(self, "call", _kinds.name("Ascent", self.call, self.direction))
 
     def __repr__(self) -> str:
         return self.call

@@ -10,7 +10,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Int, Key
 
-from ..checks import _values
+from ..checks import _kinds, _values
 
 
 class StepCount(NamedTuple):
@@ -118,7 +118,5 @@ def _plain_count(call: str, name: str, value: Any, rule: str) -> int | float:
         )
     plain = _values.plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
-        raise TypeError(
-            f"{call}({name}={value!r}): {rule}; got {_values.described(value)}."
-        )
+        raise TypeError(f"{call}({name}={value!r}): {rule}; got {_kinds.described(value)}.")
     return int(plain) if isinstance(plain, numbers.Integral) else float(plain)

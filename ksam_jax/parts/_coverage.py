@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ..checks import _values
+from ..checks import _kinds, _values
 from ..trees._numbers import widen
 from . import _counts
 from ._counts import ExampleCount
@@ -115,7 +115,7 @@ def by_coverage(
     call = "by_coverage"
     _values.fixed(call, "share", share, "in (0, 1]", lambda x: 0 < x <= 1)
     _values.fixed(call, "decay", decay, "in [0, 1)", lambda x: 0 <= x < 1)
-    sizes = _values.listed(call, "among", among, least=1)
+    sizes = _kinds.listed(call, "among", among, least=1)
     counts = [_counts.example_count(call, "among", size) for size in sizes]
     values = [count.value for count in counts]
     same_kind = len({isinstance(value, int) for value in values}) == 1

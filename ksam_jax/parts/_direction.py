@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
-from ..checks import _leaves, _values
+from ..checks import _kinds, _leaves, _values
 from ..trees._numbers import norm, wide_zeros, widen
 from ._counts import StepCount, advance, no_steps, step_key
 from ._radius import widened
@@ -195,7 +195,7 @@ def random_mask(
     """
     _values.share("random_mask", "beta", beta)
     _values.seed("random_mask", seed)
-    _values.one_of("random_mask", "per", per, ("coordinate", "tensor"))
+    _kinds.one_of("random_mask", "per", per, ("coordinate", "tensor"))
 
     def drop(key, g):
         # As a float, since bernoulli refuses the integer in `beta=1`.

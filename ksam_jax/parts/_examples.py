@@ -4,14 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
 
 from ..checks import _values
-from ..loss._rows import Chosen
 from ..trees._numbers import widen
 from . import _counts
 from ._counts import advance, no_steps, step_key
 from ._coverage import Coverage, sized
+from ._ranking import call_of, check_mean_over, top_k, weighed
 from ._selection import Selection
 
 
@@ -149,76 +148,9 @@ def random_subset(m: Any, seed: Any = 0, mean_over: str = "chosen") -> Selection
     return draw_subset(count, seed, mean_over)
 
 
-def top_k_mask(losses: Float[Array, " N"], k: Any) -> Float[Array, " N"]:
-    r"""A 0/1 mask of the k highest losses, to weight losses instead of gathering them.
-
-    .. math:: m_i = 1 \text{ if } i \in \mathrm{top}_k \, \ell_i, \text{ else } 0
-
-    With it a loss of the caller's own can be restricted to the highest-loss examples:
-    `jnp.sum(top_k_mask(losses, k) * losses) / count`. It saves no work, and it can't
-    keep out an example whose loss or gradient is NaN, since 0 * NaN is NaN, in the
-    gradient too: `highest_loss`, which gathers, can.
-
-    Args:
-      losses: one loss per example, shape `(N,)`.
-      k: how many, as in `highest_loss`.
-
-    Returns:
-      Shape `(N,)`, dtype of `losses`: 1 for the chosen examples, else 0. Losses that are
-      not finite rank last and are never marked.
-
-    Raises:
-      ValueError: if `k` breaks the rule of `highest_loss`, or `losses` isn't `(N,)`.
-      TypeError: if `k` isn't a real number, or `losses` aren't real numbers.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import ksam_jax
-      >>> ksam_jax.top_k_mask(jnp.array([0.1, 2.0, 0.3, 2.0]), k=2).tolist()
-      [0.0, 1.0, 0.0, 1.0]
-
-    Reference:
-      Ni et al., K-SAM, 2022.
-    """
-    losses = _values.vector("top_k_mask", "losses", losses)
-    count = _counts.example_count("top_k_mask", "k", k).of(losses.shape[0])
-    indices, is_finite = top_k(losses, count)
-    # Where fewer are finite the others are marked by nothing.
-    marks = is_finite.astype(losses.dtype)
-    return jnp.zeros_like(losses).at[indices].set(marks)
-
-
-def top_k(
-    scores: Float[Array, " N"], count: int, skip: int = 0
-) -> tuple[Array, Bool[Array, " k"]]:
-    """The `count` highest after the `skip` highest, and which of them are finite.
-
-    Those that aren't rank last, and ties go to the lowest index.
-    """
-    scores = widen(jax.lax.stop_gradient(scores))
-    # -0.0 sorts below 0.0, but the two are a tie.
-    scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)
-    scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
-    values, indices = (x[skip:] for x in jax.lax.top_k(scores, skip + count))
-    return indices, jnp.isfinite(values)
-
-
-def weighed(indices: Array, counts: Bool[Array, " k"], n: int, mean_over: str) -> Chosen:
-    """The rows that count, equally weighed for a mean over them or over all n.
-
-    Where none counts the weights are NaN, and so is the gradient.
-    """
-    # The sum of ones is exact in the widest float there is, not in bfloat16.
-    ones = counts.astype(jnp.result_type(float))
-    total = jnp.sum(ones)
-    divisor = n if mean_over == "batch" else jnp.maximum(total, 1)
-    # Said outright: of 0 / 0 XLA may make 0 where it knows that the ones are 0 or 1.
-    return Chosen(indices, jnp.where(total > 0, ones / divisor, jnp.nan))
-
-
 def rank_by_loss(call: str, k: Any, skip: Any, mean_over: str) -> Selection:
     """`highest_loss` for the method `call`."""
-    _check_mean_over(call, mean_over)
+    check_mean_over(call, mean_over)
     skipping = _counts.skip_count(call, skip)
     if not isinstance(k, Coverage):
         return _ranked(_counts.example_count(call, "k", k), skipping, mean_over)
@@ -244,13 +176,13 @@ def _ranked(
         return weighed(*top_k(evidence.first, taken, skipped), n, mean_over), state
 
     skipping = {"skip": skip.value} if skip.value else {}
-    call = _call(count, **skipping, mean_over=mean_over)
+    call = call_of(count, **skipping, mean_over=mean_over)
     return Selection(choose, reads={"first"}, call=call)
 
 
 def rank_by_increase(count: _counts.ExampleCount, mean_over: str) -> Selection:
     """`largest_increase`, from a checked count."""
-    _check_mean_over(count.call, mean_over)
+    check_mean_over(count.call, mean_over)
 
     def choose(evidence, state):
         # In bfloat16 the difference of two losses would round to a tie.
@@ -260,13 +192,13 @@ def rank_by_increase(count: _counts.ExampleCount, mean_over: str) -> Selection:
         return weighed(*ranked, evidence.num_examples, mean_over), state
 
     reads = {"clean", "perturbed"}
-    return Selection(choose, reads=reads, call=_call(count, mean_over=mean_over))
+    return Selection(choose, reads=reads, call=call_of(count, mean_over=mean_over))
 
 
 def draw_subset(count: _counts.ExampleCount, seed: Any, mean_over: str) -> Selection:
     """`random_subset`, from a checked count."""
     _values.seed(count.call, seed)
-    _check_mean_over(count.call, mean_over)
+    check_mean_over(count.call, mean_over)
 
     def choose(evidence, state):
         n, size = evidence.num_examples, evidence.number(count)
@@ -276,16 +208,4 @@ def draw_subset(count: _counts.ExampleCount, seed: Any, mean_over: str) -> Selec
         drawn = jax.random.permutation(key, n)[:size]
         return weighed(drawn, jnp.ones((size,), bool), n, mean_over), advance(state)
 
-    return Selection(choose, init=no_steps, call=_call(count, mean_over=mean_over))
-
-
-def _check_mean_over(call: str, mean_over: Any) -> None:
-    _values.one_of(call, "mean_over", mean_over, ("chosen", "batch"))
-
-
-def _call(count: _counts.ExampleCount, mean_over: str, **others: Any) -> str:
-    """As the user typed it, but for what is left at its default."""
-    given = {count.name: count.value} | others
-    if mean_over != "chosen":
-        given["mean_over"] = mean_over
-    return f"{count.call}({', '.join(f'{name}={x!r}' for name, x in given.items())})"
+    return Selection(choose, init=no_steps, call=call_of(count, mean_over=mean_over))

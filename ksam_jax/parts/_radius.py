@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..checks import _arguments, _leaves, _values
+from ..checks import _arguments, _kinds, _leaves, _values
 from ..trees._mask import resolve_mask
 from ..trees._numbers import can_divide, norm, ratio, widen
 from ._counts import StepCount, advance, no_steps
@@ -172,7 +172,7 @@ def _value(rho: Any, state: StepCount, name: str = "rho") -> Any:
 
 def radius_at(rho: Any, step: Int[Array, ""], name: str = "rho") -> Any:
     """The radius that a schedule gives for a step."""
-    value = _values.called("tx.update", name, rho, "the number of a step", step)
+    value = _kinds.called("tx.update", name, rho, "the number of a step", step)
     dtype = _leaves.dtype_of(value)
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
     is_real = any(jnp.issubdtype(dtype, kind) for kind in kinds)

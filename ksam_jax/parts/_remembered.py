@@ -9,10 +9,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..checks import _values
+from ..checks import _kinds, _values
 from ..devices._axis import sharding_for
 from . import _counts
-from ._examples import top_k, weighed
+from ._ranking import top_k, weighed
 from ._selection import Selection
 
 
@@ -89,7 +89,7 @@ def highest_remembered_loss(
     call = "highest_remembered_loss"
     count = _counts.example_count(call, "k", k)
     _values.size(call, "num_examples", num_examples)
-    _values.one_of(call, "mean_over", mean_over, ("chosen", "batch"))
+    _kinds.one_of(call, "mean_over", mean_over, ("chosen", "batch"))
     size = int(num_examples)
 
     def init() -> RememberedLosses:
@@ -170,7 +170,7 @@ def _check_range(numbers: np.ndarray, size: int) -> None:
 def _looked_up(index: Any, batch: PyTree) -> Any:
     if callable(index):
         call = "highest_remembered_loss"
-        return _values.called(call, "index", index, "the batch", batch)
+        return _kinds.called(call, "index", index, "the batch", batch)
     try:
         return batch[index]
     except (KeyError, TypeError, IndexError):

@@ -13,7 +13,7 @@ import jax
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..checks import _values
+from ..checks import _kinds
 from ..loss._rows import Chosen
 from ._counts import ExampleCount, example_count
 
@@ -127,10 +127,10 @@ class Selection:
         for name in ("choose", "init", "learn"):
             value = getattr(self, name)
             if value is not None or name == "init":
-                _values.function("Selection", name, value)
-        reads = _values.words("Selection", "reads", self.reads, READS)
+                _kinds.function("Selection", name, value)
+        reads = _kinds.words("Selection", "reads", self.reads, READS)
         object.__setattr__(self, "reads", reads)
-        object.__setattr__(self, "call", _values.name("Selection", self.call, self.choose))
+        object.__setattr__(self, "call", _kinds.name("Selection", self.call, self.choose))
 
     def __repr__(self) -> str:
         return self.call

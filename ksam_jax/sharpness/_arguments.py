@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ..checks import _arguments as _update_arguments
-from ..checks import _leaves, _values
+from ..checks import _kinds, _leaves, _values
 from ..trees._mask import resolve_mask
 from ..trees._numbers import widen
 from ._compiled import Measured
@@ -44,7 +44,7 @@ def concrete(call: str, name: str, tree: PyTree) -> None:
 
 def switches(call: str, has_aux: Any, progress: Any) -> None:
     """Checks what says how the loss is called, and what is shown."""
-    _values.switch(call, "has_aux", has_aux)
+    _kinds.switch(call, "has_aux", has_aux)
     if not isinstance(progress, bool) and not callable(progress):
         raise TypeError(
             f"{call}(progress={progress!r}): progress must be True, False or a function of "
@@ -119,7 +119,7 @@ def loss(call: str, measured: Measured, params: PyTree, batch: PyTree) -> None:
 
     def values(params: PyTree, batch: PyTree) -> Any:
         args = (params, batch)
-        out = _values.called(call, "loss_fn", measured.loss_fn, "params and batch", *args)
+        out = _kinds.called(call, "loss_fn", measured.loss_fn, "params and batch", *args)
         return _update_arguments.losses_and_aux(out, n, measured.has_aux, call)[0]
 
     jax.eval_shape(values, params, batch)

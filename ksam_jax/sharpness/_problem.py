@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from ..checks import _arguments as _update_arguments
-from ..checks import _values
+from ..checks import _kinds, _values
 from ..trees._numbers import all_finite, divided
 from . import _arguments, _compiled
 from ._compiled import Leaves, Measured
@@ -61,7 +61,7 @@ class Problem:
         num_microbatches: Any,
         progress: Any,
     ):
-        _values.function(call, "loss_fn", loss_fn)
+        _kinds.function(call, "loss_fn", loss_fn)
         _arguments.switches(call, has_aux, progress)
         parts = _values.parts(call, "num_microbatches", num_microbatches)
         self.call = call
@@ -78,7 +78,7 @@ class Problem:
         self._progress = progress
         if not isinstance(progress, bool):
             self._progress = functools.partial(
-                _values.called, call, "progress", progress, takes
+                _kinds.called, call, "progress", progress, takes
             )
         self.advance: Callable[[], Any] = lambda: None
         self.sizes: list[int] = []

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..checks import _arguments, _leaves, _values
+from ..checks import _arguments, _kinds, _leaves
 from ..devices._axis import GROUPS, Axis
 from ..loss._forward import Loss, forward, select_later, weighted
 from ..loss._residuals import depends_on_example
@@ -148,7 +148,7 @@ def _refuse_state_of_examples(selection: Selection, evidence: Evidence, state: A
 def _asked(selection: Selection, evidence: Evidence, state: Any) -> tuple[Chosen, Any]:
     assert selection.choose is not None
     call, takes = selection.call, "the evidence and the state"
-    found = _values.called(call, "choose", selection.choose, takes, evidence, state)
+    found = _kinds.called(call, "choose", selection.choose, takes, evidence, state)
     chosen, after = _arguments.choice(call, found)
     after = _leaves.next_state(call, "choose", after, state)
     return fit_to_run(Chosen(*chosen), evidence.num_examples), after

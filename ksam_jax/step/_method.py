@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import optax
 from jaxtyping import PyTree
 
-from ..checks import _values
+from ..checks import _kinds, _values
 from ..parts._ascent import Ascent
 from ..parts._coverage import SizedSelection
 from ..parts._selection import Selection
@@ -23,8 +23,8 @@ class Execution(NamedTuple):
 
     def checked(self, call: str) -> "Execution":
         """With the numbers of parts known; raises for what breaks a rule."""
-        _values.float_dtype(call, self.perturbed_dtype)
-        _values.devices(call, self.axis_name, self.sync_ascent, self.groups)
+        _kinds.float_dtype(call, self.perturbed_dtype)
+        _kinds.devices(call, self.axis_name, self.sync_ascent, self.groups)
         return self._replace(
             groups=_values.parts(call, "groups", self.groups),
             num_microbatches=_values.parts(call, "num_microbatches", self.num_microbatches),

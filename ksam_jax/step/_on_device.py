@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ..checks import _leaves, _values
+from ..checks import _kinds, _leaves
 from ..loss._residuals import depends_on_example
 from ..parts._ascent import Ascent
 from ..parts._selection import Evidence
@@ -138,7 +138,7 @@ def _ascent_gradient(
     if isinstance(ascent, Ascent):
         hidden = hide(method.flags, params)
         takes, made_by = "the state and the parameters", ascent.direction
-        made = _values.called(ascent.call, "direction", made_by, takes, state, hidden)
+        made = _kinds.called(ascent.call, "direction", made_by, takes, state, hidden)
         direction = _leaves.as_direction(ascent.call, made, hidden)
         direction = unhide(method.flags, direction, params)
         return given_gradient(direction, problem, local, state, look_first)

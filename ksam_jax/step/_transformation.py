@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from ..checks import _arguments, _leaves, _values
+from ..checks import _arguments, _kinds, _leaves, _values
 from ..devices._axis import named, on_mesh_of
 from ..loss._forward import Loss
 from ..parts._ascent import Ascent
@@ -58,7 +58,7 @@ def transformation(
     ):
         _arguments.present(params, loss_fn, batch)
         _arguments.state_of("tx.update", state, SharpnessAwareState)
-        _values.switch("tx.update", "has_aux", has_aux)
+        _kinds.switch("tx.update", "has_aux", has_aux)
         _values.loss_scale(loss_scale)
         params = _leaves.parameters("tx.update", params)
         given = _arguments.gradient_or_none(updates, params, _climbs_on(method, groups))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..checks import _leaves, _values
+from ..checks import _kinds, _leaves
 from ..devices._axis import mean_with
 from ..parts._ascent import Ascent
 from ..parts._selection import Selection
@@ -154,7 +154,7 @@ def _ascent_learned(
         return state
     args = state, hide(flags, params), hide(flags, descent)
     takes = "the state, the parameters and the descent gradient"
-    after = _values.called(ascent.call, "learn", ascent.learn, takes, *args)
+    after = _kinds.called(ascent.call, "learn", ascent.learn, takes, *args)
     return _leaves.next_state(ascent.call, "learn", after, state)
 
 
@@ -166,5 +166,5 @@ def _learned(
         return state
     args = problem.batch, *note, state, problem.axis.gather
     takes = "the batch, the chosen, their losses, the state and a function"
-    after = _values.called(selection.call, "learn", selection.learn, takes, *args)
+    after = _kinds.called(selection.call, "learn", selection.learn, takes, *args)
     return _leaves.next_state(selection.call, "learn", after, state)

@@ -9,7 +9,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from ..checks import _leaves, _values
+from ..checks import _kinds, _leaves
 
 
 def resolve_mask(call: str, name: str, mask: Any, params: PyTree) -> PyTree:
@@ -19,7 +19,7 @@ def resolve_mask(call: str, name: str, mask: Any, params: PyTree) -> PyTree:
     is_tree = all(map(_is_bool, jax.tree.leaves(mask)))
     given = mask
     if callable(mask) and not is_tree:
-        given = _values.called(call, name, mask, "the parameters", params)
+        given = _kinds.called(call, name, mask, "the parameters", params)
     try:
         flags = jax.tree.broadcast(given, params)
     except ValueError as error:
