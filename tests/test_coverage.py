@@ -131,7 +131,8 @@ def test_k_sam_equals_the_numpy_reference(mean_over, skip, form):
     np.testing.assert_allclose(info.examples, ran)
     # Otherwise the sizes would not have changed on the way.
     assert len(set(memory.ran)) > 1
-    np.testing.assert_allclose(state[0].ascent.carried, memory.carried, rtol=1e-5)
+    known: Any = memory.carried
+    np.testing.assert_allclose(state[0].ascent.carried, known, rtol=1e-5)
     np.testing.assert_allclose(info.loss, expected.loss, rtol=1e-9)
     np.testing.assert_allclose(info.cosine, expected.cosine, rtol=1e-9)
 
@@ -195,7 +196,7 @@ def test_bad_and_negative_losses_carry_nothing(bad):
 
 def test_a_step_that_takes_all_has_no_climb_but_a_schedule_goes_on():
     """Its radius in the third step is that of a count of 2."""
-    rho = optax.linear_schedule(0.1, 0.4, 3)
+    rho: Any = optax.linear_schedule(0.1, 0.4, 3)
     tx: Any = ksam_jax.k_sam(rho, ksam_jax.by_coverage(0.7, decay=0.0))
     w = jnp.ones(3)
     state, radii = tx.init(w), []

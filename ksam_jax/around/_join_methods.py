@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
@@ -13,7 +14,7 @@ from ._switch import switched
 
 def join_methods(
     methods: Sequence[optax.GradientTransformation],
-    boundaries: Sequence[Any],
+    boundaries: Sequence[Any] | np.ndarray | Array,
     *,
     shared: Collection[str] = (),
 ) -> optax.GradientTransformationExtraArgs:

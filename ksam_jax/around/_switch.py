@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..checks import _arguments, _kinds, _leaves
+from ..devices._axis import named as named_axis
 from ..step._branch import one_of
 from ..step._method import execution_of
 from ..step._state import SharpnessAwareState, SwitchState, our_states, with_fields
@@ -49,6 +50,12 @@ def switched(
 
     def update_fn(updates, state, params=None, **extra_args):
         _arguments.state_of("tx.update", state, SwitchState)
+        if len(state.methods) != len(methods):
+            raise TypeError(
+                f"tx.update(state=...): state must be what init or the last update "
+                f"returned, for {len(methods)} methods; got one for {len(state.methods)}; "
+                f"pass that state."
+            )
 
         def branch(number: int) -> Callable[[], tuple[PyTree, SwitchState]]:
             method = methods[number]
@@ -114,10 +121,15 @@ def _the_same(call: str, name: str, states: list[Any]) -> Any:
         if _leaves.kinds(other) != _leaves.kinds(first):
             raise ValueError(
                 f'{call}(shared=("{name}",)): shared must name what is alike in all '
-                f"methods, and the {name} of one is {jax.tree.structure(first)}, of "
-                f"another {jax.tree.structure(other)}; leave it out."
+                f"methods, and the {name} of one is {_described(first)}, of another "
+                f"{_described(other)}; leave it out."
             )
     return first
+
+
+def _described(tree: PyTree) -> str:
+    """Structure, shapes and dtypes."""
+    return str(jax.eval_shape(lambda: tree))
 
 
 def _check_methods(call: str, named: dict[str, Any]) -> None:
@@ -129,7 +141,7 @@ def _check_methods(call: str, named: dict[str, Any]) -> None:
             )
     known = [run for run in map(execution_of, named.values()) if run is not None]
     axes = {run.axis_name for run in known}
-    if len(axes) > 1:
+    if len({named_axis(axis) for axis in axes}) > 1:
         raise ValueError(
             f"{call}({', '.join(named)}): axis_name must be the same in all methods, since "
             f"the gradient of each is averaged over its own; got "

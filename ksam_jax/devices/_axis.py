@@ -94,7 +94,7 @@ def mean_with(axis: Axis, tree: PyTree, aux: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def _mean_or_first(x: Array) -> Array:
-    return jnp.mean(x, axis=0) if _can_average(x) else x[0]
+    return jnp.mean(x, axis=0) if _can_average(x) else whole(x)[0]
 
 
 def _can_average(x: Any) -> bool:

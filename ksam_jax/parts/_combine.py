@@ -152,10 +152,14 @@ def add_orthogonal(alpha: Any) -> optax.GradientTransformationExtraArgs:
         del params, extra_args
         _arguments.state_of(f"{call}.update", state, OrthogonalState)
         gradient = jax.tree.map(widen, _leaves.floating(call, "updates", updates))
-        share = ratio(norm(gradient), norm(state.part))
+        length = norm(gradient)
+        share = ratio(length, norm(state.part))
+        is_finite = jnp.isfinite(length)
 
         def add(u, v):
-            return u + jnp.asarray(alpha, u.dtype) * share.astype(u.dtype) * v
+            more = jnp.asarray(alpha, u.dtype) * share.astype(u.dtype) * v
+            # A gradient that isn't finite has no length to measure by.
+            return jnp.where(is_finite, u + more, u)
 
         return jax.tree.map(add, gradient, state.part), state
 

@@ -76,8 +76,10 @@ def by_coverage(
 
     There is one program for each size and a step runs one, so the cost falls with k. Where
     all examples are taken there is no climb of their own, and the step costs SGD's 1, not
-    SAM's 2. The first step takes the largest size. On several devices the average is over
-    all of them and the size is the same on each; it rides in the collective that is there.
+    SAM's 2: it is the plain one, into which an example whose loss isn't finite enters as it
+    does with SGD. The first step takes the largest size. On several devices the average is
+    over all of them and the size is the same on each; it rides in the collective that is
+    there.
 
     Args:
       share: of the sum of the losses, in (0, 1]. A negative loss, or one that isn't

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import _kinds, _leaves
-from ..devices._axis import mean_with
+from ..devices._axis import mean_with, placed_as
 from ..parts._ascent import Ascent
 from ..parts._selection import Selection
 from ..trees._mask import hide, masked
@@ -69,6 +69,7 @@ def _step(
         aux,
     )
     updates = jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params)
+    updates = placed_as(updates, params)
     return updates, _absorbed(method, after, measured)
 
 
