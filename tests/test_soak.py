@@ -336,6 +336,8 @@ def test_the_loss_falls_and_all_that_info_says_is_sound(name, way):
         # Its first step has no past to climb along, and without aux no clean loss.
         assert info["perturbation_norm"][0] == 0
         assert np.all(np.isinf(info["loss"])) == (way != "aux")
+        # Of a batch that no pass ran whole nobody knows what share the chosen carry.
+        assert np.all(np.isinf(info.pop("carried")[1:]))
         info = {n: x[1:] for n, x in info.items() if way == "aux" or np.any(np.isfinite(x))}
     assert all(np.all(np.isfinite(x)) for x in info.values())
     longest = RHO / 0.6 if name == "esam" else RHO

@@ -111,8 +111,6 @@ def _choose(
     loss, _, groups, axis = problem
     clean, perturbed = jax.lax.stop_gradient((evidence.clean, evidence.perturbed))
     evidence = evidence._replace(clean=clean, perturbed=perturbed)
-    if groups > 1 or axis.size > 1:
-        _refuse_state_of_examples(selection, evidence, state)
     if groups == 1:
         group = axis.index() if axis.size > 1 else None
         chosen, state = _asked(selection, evidence._replace(group=group), state)
@@ -147,6 +145,8 @@ def _refuse_state_of_examples(selection: Selection, evidence: Evidence, state: A
 
 def _asked(selection: Selection, evidence: Evidence, state: Any) -> tuple[Chosen, Any]:
     assert selection.choose is not None
+    if evidence.group is not None:
+        _refuse_state_of_examples(selection, evidence, state)
     call, takes = selection.call, "the evidence and the state"
     found = _kinds.called(call, "choose", selection.choose, takes, evidence, state)
     chosen, after = _arguments.choice(call, found)

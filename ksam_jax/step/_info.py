@@ -43,7 +43,7 @@ class SharpnessAwareInfo(NamedTuple):
         parameters; zero if one of them is zero.
       examples: share of the examples that decide the descent.
       carried: share of the loss that these carry, at the weights where they were chosen;
-        negative losses carry nothing.
+        negative losses carry nothing. Infinite where no pass ran the whole batch there.
     """
 
     loss: Float[Array, ""]
