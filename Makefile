@@ -43,7 +43,7 @@ package: $(STAMP)  ## Wheel and sdist into dist/, and both tried in empty enviro
 	$(BIN)/python -m build --outdir dist
 	sh tests/package.sh $(PYTHON) .venv-package dist/*
 
-parity: .venv-parity/.installed  ## Compare our BERT with transformers', in an environment of its own (6 GB)
+parity: .venv-parity/.installed  ## Compare our BERT and methods with others', in an environment of its own (6 GB)
 	.venv-parity/bin/python -m pytest tests/parity
 
 check: $(STAMP)  ## Formatter, linter and type checker, changing nothing
