@@ -95,6 +95,7 @@ def as_vector(value: Any) -> np.ndarray:
 
 
 def is_array(value: Any) -> bool:
+    """Whether it has a shape and a dtype as JAX and NumPy give them."""
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 

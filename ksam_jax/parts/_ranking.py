@@ -80,6 +80,7 @@ def weighed(indices: Array, counts: Bool[Array, " k"], n: int, mean_over: str) -
 
 
 def check_mean_over(call: str, mean_over: Any) -> None:
+    """Checks that it is one of the two things that a sum is divided by."""
     _kinds.one_of(call, "mean_over", mean_over, ("chosen", "batch"))
 
 
