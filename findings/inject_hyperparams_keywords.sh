@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# optax 0.2.8, jax 0.10.2, Python 3.11 to 3.13; seen on 2026-11-28.
+# optax 0.2.8, jax 0.10.2, Python 3.11 to 3.13, and jax 0.12.0.1 on Python 3.12; seen on
+# 2026-11-28.
 #
 # One would guess: optax.inject_hyperparams(factory)(rate=0.1, size=4) calls a factory
 # `factory(rate, **options)` with size=4, as it was written.
@@ -11,6 +12,7 @@
 # default, without a word. (A named parameter `size` gets an array in place of the 4.)
 #
 # Seen:
+#   optax 0.2.8 jax 0.10.2
 #   rate=0.1 options={'options': {'size': 4}}
 #   a named size arrives as an array
 set -euo pipefail
@@ -23,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+print("optax", optax.__version__, "jax", jax.__version__)
 seen = []
 
 
