@@ -7,13 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from problems import (
     abstract,
     assert_close,
     assert_same,
+    batched,
     is_finite,
     is_zero,
+    mlp,
+    mlp_batch,
+    mlp_loss,
     quick_jit,
     stacked,
     updater,
@@ -316,3 +321,56 @@ def test_in_bfloat16_gsam_is_the_formula_to_its_precision():
     g, h = rounded.gradient(flat(params)), rounded.sam(flat(params))
     expected = h - 0.5 * without(g, h)
     np.testing.assert_allclose(flat(updates), expected, rtol=0.05, atol=0.03)
+
+
+# ------------------------------------------------- rounding is no direction
+
+
+def between(params: Any, losses: Any, batch: Any, rho: float, **common: Any) -> Any:
+    """The step after LookSAM's first, and the plain gradient in its place."""
+    tx: Any = ksam_jax.look_sam(rho=rho, period=2, **common)
+
+    @jax.jit
+    def update(state: Any) -> Any:
+        return tx.update(None, state, params, loss_fn=losses, batch=batch)
+
+    _, state = update(tx.init(params))
+    updates, _ = update(state)
+    plain = jax.jit(jax.grad(lambda p: jnp.mean(losses(p, batch))))(params)
+    return updates, plain
+
+
+def length(tree: Any) -> float:
+    return float(optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree)))
+
+
+@in_float32
+@pytest.mark.parametrize("common", [{}, {"groups": 2}, {"num_microbatches": 2}])
+@pytest.mark.parametrize("form", ["batch", "per_example"])
+def test_without_a_climb_look_sam_adds_no_noise(form, common):
+    """At rho = 0 the gradients differ by rounding, which no length makes a direction."""
+    problem, batch = mlp(), mlp_batch(0)
+    batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
+    losses = ksam_jax.per_example(mlp_loss) if form == "per_example" else batched(mlp_loss)
+    updates, plain = between(problem.params, losses, batch, 0.0, **common)
+    away = length(jax.tree.map(jnp.subtract, updates, plain))
+    assert away < 1e-5 * length(plain)
+    updates, plain = between(problem.params, losses, batch, 0.1, **common)
+    away = length(jax.tree.map(jnp.subtract, updates, plain))
+    assert away == pytest.approx(0.7 * length(plain), rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("start", [1.3, -0.37])
+def test_along_a_line_nothing_is_orthogonal(start, dtype):
+    """Of one weight, and of two that enter as their difference."""
+    batch = jnp.asarray([1.1, 2.3, 0.7], dtype)
+    one = {"w": jnp.asarray([start], dtype)}
+    two = {"w": jnp.asarray([start, 0.25], dtype)}
+    for params, losses in (
+        (one, lambda p, x: jnp.square(x * p["w"][0] - 1)),
+        (two, lambda p, x: jnp.square(x * (p["w"][0] - p["w"][1]) - 1)),
+    ):
+        updates, plain = between(params, losses, batch, 0.05)
+        away = length(jax.tree.map(jnp.subtract, updates, plain))
+        assert away <= 2 * float(jnp.finfo(dtype).eps) * length(plain)

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import PyTree
 
 from ..checks import _arguments, _leaves, _values
-from ..trees._numbers import inner, norm, ratio, wide_zeros, widen
+from ..trees._numbers import inner, norm, ratio, rounding_of, wide_zeros, widen
 
 
 def subtract_orthogonal(alpha: Any) -> optax.GradientTransformationExtraArgs:
@@ -79,7 +79,8 @@ def remember_orthogonal() -> optax.GradientTransformationExtraArgs:
     .. math:: u' = u, \qquad v = u - \frac{\langle u, g \rangle}{\|g\|^2} g
 
     with g the ascent gradient. For steps without a climb, in which `add_orthogonal` stands
-    in the same place and shares the memory.
+    in the same place and shares the memory. A part no longer than the rounding of the two
+    gradients becomes zero, since it would be scaled up to a random direction.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`, for the `combine` of `sharpness_aware`;
@@ -108,11 +109,14 @@ def remember_orthogonal() -> optax.GradientTransformationExtraArgs:
         _arguments.state_of(f"{call}.update", state, OrthogonalState)
         descent, ascent = _both(call, updates, ascent_gradient)
         part = _orthogonal(descent, to=ascent)
-        is_finite = jnp.isfinite(norm(part))
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(is_finite, new, old), part, state.part
-        )
-        return updates, OrthogonalState(kept)
+        length = norm(part)
+        noise = jnp.maximum(rounding_of(updates), rounding_of(ascent_gradient))
+
+        def keep(new, old):
+            new = jnp.where(length <= noise, jnp.zeros_like(new), new)
+            return jnp.where(jnp.isfinite(length), new, old)
+
+        return updates, OrthogonalState(jax.tree.map(keep, part, state.part))
 
     return optax.GradientTransformationExtraArgs(_nothing_yet(call), update_fn)
 

@@ -1,6 +1,6 @@
 """Question 2, the direction of the climb: transformations that change where it points.
 
-Chained in front of (or behind) a radius of `_perturbation`. They return at least
+Chained in front of (or behind) a radius of `_radius`. They return at least
 float32, as those do.
 """
 
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..checks import _kinds, _leaves, _values
-from ..trees._numbers import norm, wide_zeros, widen
+from ..trees._numbers import norm, rounding_of, wide_zeros
 from ._counts import StepCount, advance, no_steps, step_key
 from ._radius import widened
 
@@ -72,7 +72,7 @@ def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransforma
         call = "subtract_ema.update"
         given, updates = updates, widened(call, updates, state, EmaState)
         _leaves.alike(call, "updates", updates, state.ema, "the params of init")
-        rounding = norm(jax.tree.map(_rounding, given))
+        rounding = rounding_of(given)
         is_first = state.steps == 0
         rest = jax.tree.map(
             lambda g, m: jnp.where(is_first, g, g - jnp.asarray(sigma, g.dtype) * m),
@@ -228,13 +228,3 @@ def _draw_coordinates(
     halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :last]
     threshold = jnp.maximum(jnp.round(beta * 2**16), 1)
     return (halves < threshold.astype(jnp.uint32)).reshape(shape)
-
-
-def _rounding(g: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
-    """Size below which a difference between this gradient and another is their rounding.
-
-    One unit of the gradient's own dtype, and eight of the float32 (or wider) arithmetic
-    that summed and averaged it. Leaf by leaf: a bfloat16 one is no excuse for the others.
-    """
-    units = max(float(jnp.finfo(g.dtype).eps), 8 * float(jnp.finfo(widen(g).dtype).eps))
-    return widen(g) * jnp.asarray(units, widen(g).dtype)

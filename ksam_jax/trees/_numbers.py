@@ -61,6 +61,22 @@ def norm(tree: PyTree) -> Float[Array, ""]:
     return jnp.sqrt(inner(tree, tree))
 
 
+def rounding_of(gradient: PyTree) -> Float[Array, ""]:
+    """Length below which a difference between this gradient and another is their rounding.
+
+    One unit of the gradient's own dtype, and eight of the float32 (or wider) arithmetic
+    that summed and averaged it. Leaf by leaf: a bfloat16 one is no excuse for the others.
+    """
+
+    def unit(g: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+        wide = widen(g)
+        arithmetic = 8 * float(jnp.finfo(wide.dtype).eps)
+        units = max(float(jnp.finfo(g.dtype).eps), arithmetic)
+        return wide * jnp.asarray(units, wide.dtype)
+
+    return norm(jax.tree.map(unit, gradient))
+
+
 def can_divide(x: Array) -> Array:
     """Whether a norm, or a product of norms, is fit to be divided by."""
     return (x > 0) & jnp.isfinite(x)
