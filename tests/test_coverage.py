@@ -264,7 +264,31 @@ def test_no_collective_is_added():
     assert found["sizes"] == 2 * 3 + 1
 
 
+def test_what_is_carried_is_the_same_of_groups_however_they_are_made():
+    batch = jnp.asarray(np.random.default_rng(3).exponential(size=32) ** 2)
+    w = jnp.ones(3)
+    tx = ksam_jax.k_sam(k=0.5, axis_name="data")
+    state, step = device_step(tx, check_vma=True)
+    found = [step(state, batch)[1].info.carried]
+    for sync_ascent in (True, False):
+        one: Any = ksam_jax.k_sam(k=0.5, groups=8, sync_ascent=sync_ascent)
+        _, state = one.update(None, one.init(w), w, loss_fn=linear, batch=batch)
+        found.append(state.info.carried)
+    parts = -np.sort(-np.asarray(batch).reshape(8, 4), axis=1)
+    expected = np.mean(parts[:, :2].sum(1) / parts.sum(1))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 # ------------------------------------------------------------------ bad arguments
+
+
+def test_a_step_has_one_size():
+    two = [ksam_jax.highest_loss(ksam_jax.by_coverage()) for _ in range(2)]
+    radius = ksam_jax.scale_to_radius(0.1)
+    match = "ascent and descent must be one object where both take by_coverage"
+    with pytest.raises(ValueError, match=match):
+        ksam_jax.sharpness_aware(radius, ascent=two[0], descent=two[1])
+    ksam_jax.sharpness_aware(radius, ascent=two[0], descent=two[0])
 
 
 @pytest.mark.parametrize(

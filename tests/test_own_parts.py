@@ -1,7 +1,11 @@
 """Parts that a user writes with public names, against sums written out in NumPy."""
 
 import inspect
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import ksam_jax
@@ -121,6 +126,44 @@ def test_a_bad_row_of_weight_zero_is_never_run(bad, shared):
     dense = np.zeros(N)
     dense[4] = 1.0
     np.testing.assert_allclose(updates, sam_by_hand(dense), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_where_no_row_has_a_weight_the_gradient_is_zero(shared):
+    """Of a batch whose first row is bad, and of a group of it that chooses nothing."""
+
+    def above(evidence: Evidence, state: Any) -> Any:
+        weights = jnp.where(evidence.first[:2] > 1e6, 1.0, 0.0)
+        return Chosen(jnp.arange(2), weights), state
+
+    c = np.full(N, 1.5)
+    c[0] = np.nan
+    batch = {"a": jnp.asarray(SLOPES), "c": jnp.asarray(c)}
+    loss = per_example_loss() if shared else loss_fn
+    selection = Selection(above, reads="first")
+    assert not np.any(step(both(selection), batch, loss)[0])
+
+    def last_two_of_the_second(evidence: Evidence, state: Any) -> Any:
+        assert evidence.group is not None
+        is_second = evidence.group == 1
+        return Chosen(jnp.array([2, 3]), jnp.where(is_second, jnp.full(2, 0.5), 0.0)), state
+
+    c = np.full(N, 1.5)
+    c[[0, 2]] = np.nan
+    batch = {"a": jnp.asarray(SLOPES), "c": jnp.asarray(c)}
+    selection = Selection(last_two_of_the_second, reads="first")
+    updates, _ = step(both(selection, groups=2), batch, loss)
+    dense = np.zeros(N)
+    dense[[6, 7]] = 0.25
+    np.testing.assert_allclose(updates, sam_by_hand(dense), rtol=1e-12)
+
+
+def test_indices_may_be_narrower_than_the_batch_is_large():
+    batch = {"a": jnp.ones((300, 3)), "c": jnp.ones(300)}
+    narrow = choosing(jnp.array([3, 100], jnp.int8), [0.5, 0.5])
+    np.testing.assert_allclose(
+        step(both(narrow), batch)[0], step(both(choosing([3, 100], [0.5, 0.5])), batch)[0]
+    )
 
 
 @pytest.mark.parametrize("outside", [-1, N, 2**40])
@@ -342,6 +385,29 @@ def test_combine_needs_a_synchronized_climb(common):
         )
 
 
+@pytest.mark.parametrize("bad", ["ascent", "descent"])
+def test_a_combine_can_not_hide_a_gradient_that_overflowed(bad):
+    """Clipping makes 1 of inf, and a loss scale would never fall."""
+    w = jnp.ones(2)
+
+    def overflows(w: Any, batch: Any) -> Any:
+        # Of the step's two passes the one at w has the slope 1, the other is 0.5 away.
+        is_here = jnp.all(lax.stop_gradient(w) == 1)
+        steep = is_here == (bad == "ascent")
+        return batch * jnp.sum(w) * jnp.where(steep, jnp.inf, 1.0)
+
+    climb = ksam_jax.scale_to_radius(0.5)
+    for combine in (optax.clip(1.0), optax.identity(), optax.zero_nans()):
+        method = ksam_jax.sharpness_aware(climb, combine=combine)
+        tx: Any = ksam_jax.dynamic_loss_scale(optax.chain(method, optax.sgd(0.1)))
+        state = tx.init(w)
+        for scale in (2.0**14, 2.0**13):
+            updates, state = tx.update(None, state, w, loss_fn=overflows, batch=jnp.ones(3))
+            assert not bool(state.finite)
+            assert not np.any(updates)
+            assert float(state.scale) == scale
+
+
 def test_the_identity_is_no_reason_to_synchronize():
     tx = ksam_jax.sharpness_aware(
         ksam_jax.scale_to_radius(RHO),
@@ -434,6 +500,44 @@ def test_on_devices_it_is_refused_whether_or_not_types_tell(check_vma):
         spread(make_batch())
 
 
+def remembering(joins: bool) -> Selection:
+    """The highest loss so far, of all devices' examples or of one's own."""
+
+    def choose(evidence: Evidence, state: Any) -> Any:
+        return Chosen(jnp.argsort(-evidence.first)[:1], jnp.ones(1)), state
+
+    def learn(batch: Any, chosen: Chosen, losses: Any, state: Any, join: Any) -> Any:
+        del batch, chosen
+        return jnp.maximum(state, jnp.max(join(losses) if joins else losses))
+
+    init = lambda: jnp.array(-jnp.inf)  # noqa: E731
+    return Selection(choose, reads="first", init=init, learn=learn, call="remembering")
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_what_is_learned_on_devices_goes_through_join(check_vma):
+    def run(joins: bool) -> Any:
+        tx = both(remembering(joins), axis_name="data")
+        spread = jax.shard_map(
+            lambda batch: step(tx, batch)[1].ascent,
+            mesh=mesh_of(4),
+            in_specs=P("data"),
+            out_specs=P(),
+            check_vma=check_vma,
+        )
+        return spread(make_batch())
+
+    highest = np.max(SLOPES @ WEIGHTS + 0.75 * WEIGHTS @ WEIGHTS)
+    assert float(run(True)) == pytest.approx(highest)
+    with pytest.raises(ValueError, match="remembering: the state that learn returns must"):
+        run(False)
+
+
+def test_all_examples_leave_nothing_to_learn():
+    with pytest.raises(ValueError, match="learn must come with a choose"):
+        Selection(None, learn=lambda *args: args[3])
+
+
 def test_the_plain_gradient_can_be_combined_too():
     seen: list[Any] = []
     updates, state = step(ksam_jax.mean_gradient(combine=watching(seen)))
@@ -501,3 +605,18 @@ def test_help_shows_what_all_methods_take(name):
         assert shown[argument].kind == inspect.Parameter.KEYWORD_ONLY
         assert re.search(rf"^      {argument}: \w", doc, re.MULTILINE)
     assert "**common" not in doc
+    assert "see `Common`" not in doc
+
+
+def test_it_can_be_imported_without_docstrings():
+    program = "import ksam_jax; assert ksam_jax.sam.__doc__ is None; ksam_jax.k_sam()"
+    path = {**os.environ, "PYTHONPATH": str(Path(ksam_jax.__file__).parents[1])}
+    subprocess.run([sys.executable, "-OO", "-c", program], check=True, env=path)
+
+
+def test_a_signature_binds_values_as_they_are_but_for_numbers_and_functions():
+    bind = inspect.signature(ksam_jax.sam).bind
+    bound = bind(rho=0.1, axis_name="data", sync_ascent=False, mask={"w": True})
+    assert bound.arguments == {
+        "rho": 0.1, "axis_name": "data", "sync_ascent": False, "mask": {"w": True},
+    }  # fmt: skip

@@ -82,8 +82,9 @@ def _plain(method: Any) -> optax.GradientTransformation:
     run = execution_of(method) if is_method else Execution().checked("every")
     if run is None:
         raise ValueError(
-            "every(otherwise=None): otherwise must be given where method is wrapped or "
-            "chained, since its axis_name and groups can't be known from outside; pass "
-            "otherwise=ksam_jax.mean_gradient(...), chained or wrapped likewise."
+            "every(otherwise=None): otherwise must be given where method isn't one of "
+            "ksam_jax's by itself but wrapped or chained, since its axis_name and groups "
+            "can't be known from outside; pass otherwise=ksam_jax.mean_gradient(...), "
+            "chained or wrapped likewise."
         )
     return transformation(Method("mean_gradient", None, None, everything()), run)

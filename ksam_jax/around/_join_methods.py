@@ -27,7 +27,8 @@ def join_methods(
     nothing is traced again when it changes, and the state has one structure throughout, so
     that `lax.scan`, donation and checkpoints across a boundary work. A method's own count,
     which its schedules and draws go by, begins when it first runs. (Under `jax.vmap` over
-    the count of steps, or over boundaries, all methods run, and one result is taken.)
+    states, as of an ensemble, or over boundaries, all methods run, and one result is
+    taken. Nor can it compare the `axis_name` of methods that are wrapped or chained.)
 
     Args:
       methods: whole methods such as `mean_gradient()` and `k_sam()`, or each in an

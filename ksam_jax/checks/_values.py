@@ -138,7 +138,14 @@ def whole(call: str, name: str, value: Any, least: int) -> None:
     is_traced = isinstance(value, Tracer) and value.ndim == 0
     if is_traced and jnp.issubdtype(value.dtype, jnp.integer):
         return
-    size(call, name, value, f"an integer >= {least}", least)
+    rule = f"{name} must be an integer >= {least}, or a traced one"
+    plain = value if isinstance(value, Tracer) else plain_number(value)
+    if isinstance(plain, bool) or not isinstance(plain, numbers.Integral):
+        shown = "<traced>" if isinstance(value, Tracer) else repr(value)
+        kind = type(value).__name__
+        raise TypeError(f"{call}({name}={shown}): {rule}; got one of type {kind}.")
+    if not least <= int(plain) < 2**31:
+        raise ValueError(f"{call}({name}={plain}): {rule}, below 2**31; got {plain}.")
 
 
 def boundaries(call: str, num_methods: int, steps: list[Any]) -> None:

@@ -3,7 +3,8 @@
 Who averages what: inside `jax.shard_map` or `jax.vmap(axis_name=...)` a device sees its own
 part of the batch. Selection stays on the device. Averaged over the devices are the ascent
 gradient (with `sync_ascent=True`), the descent gradient, `info`, and aux of a batch-level
-loss; nothing else leaves a device. All of it goes through `Axis.mean`.
+loss: all of it goes through `Axis.mean`. What a selection remembers of its examples goes
+through `Axis.gather`; nothing else leaves a device.
 
 And where arrays live on a mesh of Explicit axes, which their types say.
 """

@@ -26,7 +26,9 @@ class Chosen(NamedTuple):
         Where `learn` is given those of several groups: shape `(groups, k)`.
       weights: the factors, shape as `indices`, floating-point. A row of weight zero only
         fills up the static size and is never computed on: a row with a weight stands in
-        for it. NaN makes the gradient NaN, for `optax.apply_if_finite` to see.
+        for it, or where there is none one whose loss is finite, if losses were read; the
+        gradient is then zero. NaN makes the gradient NaN, for `optax.apply_if_finite` to
+        see.
 
     Example:
       >>> import jax.numpy as jnp
@@ -81,19 +83,30 @@ def cotangent(
     return weights.astype(losses.dtype) + jnp.zeros_like(losses)
 
 
-def fit_to_run(chosen: Chosen, n: int) -> Chosen:
+def fit_to_run(chosen: Chosen, n: int, losses: Float[Array, " N"] | None = None) -> Chosen:
     """Puts a row that has a weight where one has none, so that a bad one isn't run.
 
-    0 * NaN is NaN, in the gradient as well. A row out of range gets the weight NaN.
+    0 * NaN is NaN, in the gradient as well. Where no row has a weight it is one whose loss
+    is known to be finite, if any is. A row out of range gets the weight NaN.
     """
     indices = chosen.indices
+    # The size of the batch needn't fit into a narrow dtype.
+    indices = indices if indices.dtype.itemsize >= 4 else indices.astype(jnp.int32)
     is_row = (indices >= 0) & (indices < n)
     weights = chosen.weights.astype(jnp.result_type(float))
     weights = jnp.where(is_row, weights, jnp.nan)
     is_fit = is_row & (weights != 0)
     # Any of them, found without a gather, which Explicit axes would have to be told about.
-    stand_in = jnp.max(jnp.where(is_fit, indices, 0), axis=-1, keepdims=True)
+    stand_in = jnp.max(jnp.where(is_fit, indices, -1), axis=-1, keepdims=True)
+    stand_in = jnp.where(stand_in < 0, _sound_row(losses, indices), stand_in)
     return Chosen(jnp.where(is_fit, indices, stand_in), weights)
+
+
+def _sound_row(losses: Float[Array, " N"] | None, like: Array) -> Array:
+    if losses is None:
+        return jnp.zeros_like(like, shape=())
+    rows = jnp.arange(losses.shape[0], dtype=like.dtype)
+    return jnp.max(jnp.where(jnp.isfinite(losses), rows, 0))
 
 
 def fill_up(chosen: Chosen, multiple: int) -> Chosen:

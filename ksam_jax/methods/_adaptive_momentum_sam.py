@@ -29,13 +29,15 @@ def adaptive_momentum_sam(
 
     Args:
       rho: radius in that metric; a float, a traced scalar or an `optax.Schedule`. The paper
-        gives none for this form: search for it. In a warm-up of the learning rate let it be
+        gives none for this form: search for it (3 is ten times `momentum_sam`'s, as ASAM's
+        is ten times SAM's). In a warm-up of the learning rate let it be
         0, as the paper does for vision transformers.
       eta: added to the modulus of each weight, so that weights at zero move too. T = 1 for
         leaves of less than two axes (biases, norm parameters).
       decay: lambda, in [0, 1): the momentum of the optimizer gives its momentum buffer's
         direction, as in the paper; 0 is the previous gradient alone.
-      **common: mask, axis_name, groups and others that all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
+        num_microbatches, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

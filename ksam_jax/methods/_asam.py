@@ -12,7 +12,7 @@ from ..trees._mask import resolve_mask
 from ._common import Common, built, with_common
 
 
-@with_common
+@with_common(masks=("adaptive_mask",))
 def asam(
     rho: Any = 0.5,
     eta: Any = 0.01,
@@ -34,7 +34,8 @@ def asam(
       adaptive_mask: leaves for which T is used; a pytree of bools or a function of
         params (in which `optax.MaskedNode` stands for parameters that `mask` leaves out).
         None: leaves of two axes or more (T = 1 for biases and norm parameters).
-      **common: mask, axis_name, groups and others that all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
+        num_microbatches, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

@@ -1,18 +1,14 @@
 """The keyword arguments that all methods share: their names, types and text, once."""
 
-import functools
-import inspect
-import typing
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, TypedDict, overload
 
 import optax
 
 from ..checks import _kinds
 from ..step._method import Execution, Method
 from ..step._transformation import transformation
-
-Factory = TypeVar("Factory", bound=Callable[..., Any])
+from ._signature import Factory, spelled_out
 
 # Why some methods need a synchronized climb.
 REMEMBERS = (
@@ -68,54 +64,26 @@ class Common(TypedDict, total=False):
     num_microbatches: int | None
 
 
-# Of a method's own arguments, those that are no hyperparameter but may be a function.
-MASKS = ("adaptive_mask",)
+@overload
+def with_common(factory: Factory) -> Factory: ...
 
 
-class Untraced(NamedTuple):
-    """A value that `optax.inject_hyperparams` passes on as it is.
+@overload
+def with_common(*, masks: Collection[str]) -> Callable[[Factory], Factory]: ...
 
-    It turns every number that it binds into an array, and takes a function for a schedule.
+
+def with_common(
+    factory: Factory | None = None, *, masks: Collection[str] = ()
+) -> Factory | Callable[[Factory], Factory]:
+    """Spells `**common` out in what `help` and editors show of a method.
+
+    `masks` are arguments of its own that may be functions of params.
     """
 
-    value: Any
+    def spelled(method: Factory) -> Factory:
+        return spelled_out(method, Common, Execution()._asdict(), masks)
 
-
-class MethodSignature(inspect.Signature):
-    """A signature that binds sizes, names and masks as they are: no hyperparameters."""
-
-    def bind(self, /, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
-        """As `inspect.Signature.bind`."""
-        bound = super().bind(*args, **kwargs)
-        for name in {*Common.__annotations__, *MASKS} & bound.arguments.keys():
-            bound.arguments[name] = Untraced(bound.arguments[name])
-        return bound
-
-
-def with_common(factory: Factory) -> Factory:
-    """Spells `**common` out in what `help` and editors show of a method."""
-    signature = inspect.signature(factory)
-    own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
-    defaults, kind = Execution()._asdict(), inspect.Parameter.KEYWORD_ONLY
-    shared = [
-        inspect.Parameter(name, kind, default=defaults[name], annotation=annotation)
-        for name, annotation in Common.__annotations__.items()
-    ]
-    signature = MethodSignature(
-        [*own, *shared], return_annotation=signature.return_annotation
-    )
-
-    @functools.wraps(factory)
-    def method(*args: Any, **kwargs: Any) -> Any:
-        return factory(*map(_plain, args), **{k: _plain(x) for k, x in kwargs.items()})
-
-    vars(method)["__signature__"] = signature
-    method.__doc__ = _with_text(factory.__doc__ or "")
-    return typing.cast(Factory, method)
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Untraced) else value
+    return spelled if factory is None else spelled(factory)
 
 
 def built(
@@ -156,16 +124,3 @@ def check_transformation(call: str, name: str, part: Any, such_as: str) -> None:
             f"{call}({name}={part!r}): {name} must be an optax.GradientTransformation such "
             f"as {such_as}."
         )
-
-
-def _with_text(doc: str) -> str:
-    """A docstring with the text of the shared arguments for its line about them."""
-    text = inspect.cleandoc(Common.__doc__ or "").split("Attributes:\n")[1]
-    lines = []
-    for line in doc.splitlines():
-        lead = line[: len(line) - len(line.lstrip())]
-        if line.strip().startswith("**common:"):
-            lines += [lead + part[2:] if part else "" for part in text.splitlines()]
-        else:
-            lines.append(line)
-    return "\n".join(lines)

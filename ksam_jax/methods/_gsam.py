@@ -32,7 +32,8 @@ def gsam(
         vision transformers on ImageNet from 0.6 to 0.1.
       alpha: weight of the gap; 0 is SAM. The authors' code has 0.6 for vision
         transformers, and 0.2 in its example on CIFAR-10.
-      **common: mask, axis_name, groups and others that all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
+        num_microbatches, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in
@@ -59,6 +60,6 @@ def gsam(
     """
     _values.radius("gsam", rho)
     _values.weight("gsam", "alpha", alpha)
-    everyone, combine = everything(), subtract_orthogonal(alpha)
-    method = Method("gsam", everyone, scale_to_radius(rho), everything(), combine)
+    climb, combine = scale_to_radius(rho), subtract_orthogonal(alpha)
+    method = Method("gsam", everything(), climb, everything(), combine)
     return built(method, common, needs_sync=COMPARES)

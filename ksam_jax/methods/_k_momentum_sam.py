@@ -46,7 +46,8 @@ def k_momentum_sam(
         mislabelled examples; on clean labels it hurts.
       mean_over: what the sum over the chosen is divided by: "chosen" by their number, or
         "batch" by N, as if the others' loss were zero; see `highest_loss`.
-      **common: mask, axis_name, groups and others that all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
+        num_microbatches, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

@@ -33,7 +33,8 @@ def look_sam(
       alpha: length of the part that is used again, as a share of the gradient's: 0.7 is
         the authors' for vision transformers; Becker et al. found 0.1 best on CIFAR-100.
       period: k of the paper; an integer >= 1, may be traced. 1 is SAM.
-      **common: mask, axis_name, groups and others that all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
+        num_microbatches, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with a `SwitchState`; `update` is
@@ -66,8 +67,8 @@ def look_sam(
     _values.radius("look_sam", rho)
     _values.weight("look_sam", "alpha", alpha)
     _values.whole("look_sam", "period", period, least=1)
-    climb, everyone = scale_to_radius(rho), everything()
-    sharp = Method("look_sam", everyone, climb, everything(), remember_orthogonal())
+    climb, remember = scale_to_radius(rho), remember_orthogonal()
+    sharp = Method("look_sam", everything(), climb, everything(), remember)
     plain = Method("look_sam", None, None, everything(), add_orthogonal(alpha))
     return every(
         period,

@@ -33,7 +33,8 @@ def momentum_sam(
         or an `optax.Schedule`.
       decay: lambda, in [0, 1); 0 is the previous gradient alone, and the momentum of the
         optimizer gives its momentum buffer's direction, as in the paper.
-      **common: mask, axis_name, groups and others that all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
+        num_microbatches, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

@@ -33,7 +33,8 @@ def random_sam(
         `optax.Schedule`.
       m: an integer is a number of examples, another real number in (0, 1] a fraction.
       seed: integer, may be traced; decides which examples are drawn.
-      **common: mask, axis_name, groups and others that all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
+        num_microbatches, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

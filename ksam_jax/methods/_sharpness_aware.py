@@ -5,6 +5,7 @@ from typing import Any, Unpack
 import optax
 
 from ..parts._ascent import Ascent
+from ..parts._coverage import SizedSelection
 from ..parts._examples import everything
 from ..parts._selection import Selection
 from ..step._method import Method
@@ -73,7 +74,8 @@ def sharpness_aware(
         gradient to the updates, which is given `params` and, as extra arguments,
         `ascent_gradient` and `epsilon`, trees like params; or several in `optax.chain`.
         All are averaged over the devices. `optax.identity()` keeps the descent gradient.
-      **common: mask, axis_name, groups and others that all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
+        num_microbatches, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its updates are the descent gradient, in
@@ -131,6 +133,13 @@ def _check_parts(perturbation: Any, ascent: Any, descent: Any, combine: Any) -> 
                 f"sharpness_aware({name}={part!r}): {name} must be a selection such "
                 f"as ksam_jax.highest_loss(0.25){or_past}, or None for all examples."
             )
+    sizes = [part for part in (ascent, descent) if isinstance(part, SizedSelection)]
+    if len(sizes) == 2 and ascent is not descent:
+        raise ValueError(
+            f"sharpness_aware(ascent={ascent.call}, descent={descent.call}): ascent and "
+            f"descent must be one object where both take by_coverage, since a step has one "
+            f"size; make the selection once and pass it as both."
+        )
     if isinstance(ascent, Selection) and "perturbed" in ascent.reads:
         raise ValueError(
             f"sharpness_aware(ascent={ascent.call}): the climb can't be chosen by losses "

@@ -155,7 +155,11 @@ def add_orthogonal(alpha: Any) -> optax.GradientTransformationExtraArgs:
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
         _arguments.state_of(f"{call}.update", state, OrthogonalState)
-        gradient = jax.tree.map(widen, _leaves.floating(call, "updates", updates))
+        updates = _leaves.floating(call, "updates", updates)
+        _leaves.alike(
+            f"{call}.update", "updates", updates, state.part, "the params of init"
+        )
+        gradient = jax.tree.map(widen, updates)
         length = norm(gradient)
         share = ratio(length, norm(state.part))
         is_finite = jnp.isfinite(length)

@@ -93,14 +93,16 @@ class Selection:
       learn: `(batch, chosen, losses, state, join) -> state`, called after the pass with
         the losses of the chosen, shape `(rows,)` as `chosen.take(batch)`; `join(tree)`
         puts the devices' arrays one after another, so that the state that is returned can
-        be the same on all. None: there is nothing to remember.
+        be the same on all; what doesn't go through it is refused there. Only with a
+        `choose`. None: there is nothing to remember.
       call: what messages call it; empty for the name of `choose`.
 
     Raises:
       TypeError: if a function isn't callable, `reads` no collection or `call` no string; in
         `update` if `choose` doesn't return a `Chosen` and a state.
-      ValueError: if `reads` has another word; in `update` if the shapes don't fit, or a
-        state isn't like the one before.
+      ValueError: if `reads` has another word, or `learn` comes without `choose`; in
+        `update` if the shapes don't fit, a state isn't like the one before, or devices
+        would remember examples of their own.
 
     Example:
       >>> import jax.numpy as jnp
@@ -128,6 +130,12 @@ class Selection:
             value = getattr(self, name)
             if value is not None or name == "init":
                 _kinds.function("Selection", name, value)
+        if self.choose is None and self.learn is not None:
+            raise ValueError(
+                "Selection(choose=None, learn=...): learn must come with a choose, since "
+                "without one all examples are taken and nothing is noted; choose all rows, "
+                "or leave learn out."
+            )
         reads = _kinds.words("Selection", "reads", self.reads, READS)
         object.__setattr__(self, "reads", reads)
         object.__setattr__(self, "call", _kinds.name("Selection", self.call, self.choose))

@@ -135,7 +135,7 @@ def _refuse_state_of_examples(selection: Selection, evidence: Evidence, state: A
         return choose(evidence, state)[1]
 
     several = jax.tree.map(lambda x: x[None], evidence)
-    if jax.tree.leaves(state) and any(depends_on_example(next_state, (), several)):
+    if any(depends_on_example(next_state, (), several)):
         raise ValueError(
             f"{selection.call}: the state that choose returns must not depend on the "
             f"examples, since each device or group has others and all share one state; "
@@ -145,13 +145,14 @@ def _refuse_state_of_examples(selection: Selection, evidence: Evidence, state: A
 
 def _asked(selection: Selection, evidence: Evidence, state: Any) -> tuple[Chosen, Any]:
     assert selection.choose is not None
-    if evidence.group is not None:
-        _refuse_state_of_examples(selection, evidence, state)
     call, takes = selection.call, "the evidence and the state"
     found = _kinds.called(call, "choose", selection.choose, takes, evidence, state)
     chosen, after = _arguments.choice(call, found)
     after = _leaves.next_state(call, "choose", after, state)
-    return fit_to_run(Chosen(*chosen), evidence.num_examples), after
+    if evidence.group is not None and jax.tree.leaves(state):
+        _refuse_state_of_examples(selection, evidence, state)
+    known = evidence.perturbed if evidence.clean is None else evidence.clean
+    return fit_to_run(Chosen(*chosen), evidence.num_examples, known), after
 
 
 def given_gradient(

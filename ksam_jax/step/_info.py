@@ -27,7 +27,7 @@ class SharpnessAwareInfo(NamedTuple):
       loss: mean loss at the unperturbed weights over the examples run there: the whole
         batch, for `random_sam` its random subset.
       perturbed_loss: mean loss at the perturbed weights over the examples run there: the
-        whole batch, for `k_sam` the chosen k.
+        whole batch, for `k_sam` the chosen k. Of chosen ones it is the mean by weights.
       sharpness: mean rise of the loss from the one to the other, over the examples that
         were run at both. (With a loss that couples examples, as BatchNorm does, it also has
         what another company does to their losses where one pass ran the whole batch and
@@ -92,10 +92,12 @@ def _taken(
     share = jnp.sum(counts.astype(jnp.float32)) / problem.num_examples
     if losses is None:
         return share, _unknown()
+    # Of each group by itself, as each device does for its own.
     losses = losses_to_carry(losses)
-    mine = jnp.sum(jnp.where(counts, chosen.take(losses), 0))
-    total = jnp.sum(losses)
-    return share, jnp.where(total > 0, ratio(mine, total), share.astype(total.dtype))
+    mine = jnp.where(counts, chosen.take(losses), 0).reshape(problem.groups, -1)
+    mine, total = jnp.sum(mine, 1), jnp.sum(losses.reshape(problem.groups, -1), 1)
+    carried = jnp.where(total > 0, ratio(mine, total), share.astype(total.dtype))
+    return share, jnp.mean(carried)
 
 
 def geometry(

@@ -11,7 +11,6 @@ from ..devices._axis import named, on_mesh_of
 from ..loss._forward import Loss
 from ..parts._ascent import Ascent
 from ..trees._mask import hide, masked, perturbed_leaves
-from ..trees._numbers import all_finite
 from ._gradient import Problem
 from ._info import blank_info
 from ._method import Execution, Method
@@ -73,8 +72,7 @@ def transformation(
         problem = Problem(loss, batch, groups, axis)
         here = method._replace(flags=perturbed_leaves(call, mask, params))
         with on_mesh_of(batch):
-            gradient, state = take_step(here, problem, params, given, state, extra_args)
-        return gradient, state if loss_scale is None else _judged(state, gradient)
+            return take_step(here, problem, params, given, state, extra_args)
 
     vars(update_fn)["execution"] = execution
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -115,13 +113,3 @@ def _climbs_on(method: Method, groups: int) -> str | None:
     if not method.sync_ascent and groups > 1:
         return f"{method.call}(sync_ascent=False, groups={groups})"
     return None
-
-
-def _judged(state: SharpnessAwareState, gradient: PyTree) -> SharpnessAwareState:
-    """Tells whether the two gradients are finite, the same on all devices.
-
-    Of the ascent gradient the norm tells it. Where it isn't finite there was no climb, so
-    the descent gradient alone would hide it.
-    """
-    both = jnp.isfinite(state.info.ascent_norm) & all_finite(gradient)
-    return state._replace(both_finite=both)

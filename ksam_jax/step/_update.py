@@ -9,14 +9,15 @@ from jaxtyping import Array, Float, PyTree
 
 from ..checks import _kinds, _leaves
 from ..devices._axis import mean_with, placed_as
+from ..loss._residuals import depends_on_example
 from ..parts._ascent import Ascent
 from ..parts._selection import Selection
 from ..trees._mask import hide, masked
-from ..trees._numbers import wide_zeros
+from ..trees._numbers import all_finite, wide_zeros
 from ._branch import one_of
 from ._gradient import Note, Problem
 from ._groups import in_groups
-from ._info import as_info, geometry
+from ._info import SharpnessAwareInfo, as_info, geometry
 from ._method import Method
 from ._on_device import Climb, Found, on_device
 from ._state import SharpnessAwareState
@@ -65,12 +66,25 @@ def _step(
         _learned(problem, method.descent, found.descent_note, states.descent),
         combined,
         info,
-        state.both_finite,
+        _both_finite(problem, info, descent, state),
         aux,
     )
     updates = jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params)
     updates = placed_as(updates, params)
     return updates, _absorbed(method, after, measured)
+
+
+def _both_finite(
+    problem: Problem, info: SharpnessAwareInfo, descent: PyTree, state: SharpnessAwareState
+) -> Array:
+    """Whether the two gradients are finite, the same on all devices; with a loss scale.
+
+    Of the ascent gradient the norm tells it. Where it isn't finite there was no climb, so
+    the descent gradient alone would hide it, and what `combine` makes of that might, too.
+    """
+    if problem.loss.scale is None:
+        return state.both_finite
+    return jnp.isfinite(info.ascent_norm) & all_finite(descent)
 
 
 def _absorbed(
@@ -131,12 +145,18 @@ def _combined(
     """Question 4: what is made of the two gradients."""
     if method.combine is None:
         return descent, state.combine
-    updates, combined = method.combine.update(
+    found = method.combine.update(
         descent,
         state.combine,
         params,
         **extra_args | {"ascent_gradient": climb.gradient, "epsilon": climb.epsilon},
     )
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(
+            f"{method.call}(combine=...): combine must return (updates, state), as Optax's "
+            f"transformations do; got {type(found).__name__}."
+        )
+    updates, combined = found
     return _leaves.as_updates(method.call, updates, params), combined
 
 
@@ -165,7 +185,36 @@ def _learned(
     """The selection's state after it has seen what its examples lost."""
     if selection is None or selection.learn is None or note is None:
         return state
+    if problem.axis.size > 1:
+        _refuse_own_memory(problem, selection, note, state)
     args = problem.batch, *note, state, problem.axis.gather
     takes = "the batch, the chosen, their losses, the state and a function"
     after = _kinds.called(selection.call, "learn", selection.learn, takes, *args)
     return _leaves.next_state(selection.call, "learn", after, state)
+
+
+def _refuse_own_memory(
+    problem: Problem, selection: Selection, note: Note, state: Any
+) -> None:
+    """Checks that what is learned of a device's own examples goes through `join`."""
+    learn = selection.learn
+    assert learn is not None
+
+    def joined(tree: PyTree) -> PyTree:
+        size = problem.axis.size
+        return jax.tree.map(
+            lambda x: jnp.zeros((size * x.shape[0], *x.shape[1:]), x.dtype), tree
+        )
+
+    def next_state(nothing: Any, seen: tuple[PyTree, Note]) -> Any:
+        del nothing
+        batch, (chosen, losses) = seen
+        return learn(batch, chosen, losses, state, joined)
+
+    seen = jax.tree.map(lambda x: x[None], (problem.batch, note))
+    if jax.tree.leaves(state) and any(depends_on_example(next_state, (), seen)):
+        raise ValueError(
+            f"{selection.call}: the state that learn returns must depend on the examples "
+            f"through join alone, since each device has others and all share one state; "
+            f"pass what you remember through join."
+        )
