@@ -45,7 +45,8 @@ class Note(NamedTuple):
     the numbers are those of the last one that was made.
 
     Attributes:
-      loss, perturbed_loss, sharpness, ascent_norm, perturbation_norm, cosine: as there.
+      loss, perturbed_loss, sharpness, ascent_norm, perturbation_norm, cosine, examples: as
+        there.
       gradient_norm: of what the method hands to the optimizer: the descent gradient;
         infinite for a step that was skipped though the loss scale is at its smallest.
       skipped: 1 if a gradient overflowed and the step was not made, else 0.
@@ -57,6 +58,7 @@ class Note(NamedTuple):
     ascent_norm: Float[Array, ""]
     perturbation_norm: Float[Array, ""]
     cosine: Float[Array, ""]
+    examples: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     skipped: Float[Array, ""]
 

@@ -63,16 +63,17 @@ class Memory:
         self.carried = (new + np.float32(DECAY) * (old - new)).astype(np.float32)
 
 
-def k_sam_by_coverage(memory: Memory, mean_over: str, skip: int = 0) -> oracles.Method:
-    """K-SAM of that size; without a climb where it takes all."""
+def k_sam_by_coverage(
+    memory: Memory, mean_over: str, skip: int = 0, climb_up_to: float = 1 / 3
+) -> oracles.Method:
+    """K-SAM of that size; above `climb_up_to` the descent alone."""
 
     def step(t: int, params: oracles.Tree, batch: oracles.Batch) -> oracles.Step:
         size, losses = memory.size(), oracles.losses(params, batch)
         memory.see(losses, skip)
-        if size == 1.0 and not skip:
-            return oracles.plain()(t, params, batch)
         taken = min(oracles.count(size, N), N - skip)
-        return oracles.k_sam(lambda _: RHO, taken, skip, mean_over)(t, params, batch)
+        radius = RHO if size <= climb_up_to else 0.0
+        return oracles.k_sam(lambda _: radius, taken, skip, mean_over)(t, params, batch)
 
     return step
 
@@ -94,8 +95,8 @@ def k_momentum_by_coverage(memory: Memory, decay: float) -> oracles.Method:
     return step
 
 
-def coverage() -> Any:
-    return ksam_jax.by_coverage(SHARE, AMONG, decay=DECAY)
+def coverage(**given: Any) -> Any:
+    return ksam_jax.by_coverage(SHARE, AMONG, decay=DECAY, **given)
 
 
 def trained(tx: Any, form: str) -> Any:
@@ -120,11 +121,15 @@ def oracle_run(method: oracles.Method) -> oracles.Run:
 
 
 @pytest.mark.parametrize("form", ["batch", "all"])
-@pytest.mark.parametrize(("mean_over", "skip"), [("chosen", 0), ("batch", 0), ("batch", 2)])
-def test_k_sam_equals_the_numpy_reference(mean_over, skip, form):
+@pytest.mark.parametrize(
+    ("mean_over", "skip", "climb_up_to"),
+    [("chosen", 0, 1 / 3), ("batch", 0, 0.4), ("batch", 2, 1 / 3), ("batch", 0, 1.0)],
+)
+def test_k_sam_equals_the_numpy_reference(mean_over, skip, climb_up_to, form):
     memory = Memory()
-    expected = oracle_run(k_sam_by_coverage(memory, mean_over, skip))
-    tx = ksam_jax.k_sam(RHO, coverage(), skip or None, mean_over)
+    expected = oracle_run(k_sam_by_coverage(memory, mean_over, skip, climb_up_to))
+    k = coverage(climb_up_to=climb_up_to)
+    tx = ksam_jax.k_sam(RHO, k, skip or None, mean_over)
     params, state, info = trained(tx, form)
     check_trees_equal(params, expected.params, 1e-9)
     ran = [len(step.descent_examples) / N for step in expected.steps]
@@ -157,7 +162,7 @@ def linear(w: Any, batch: Any) -> jax.Array:
 
 
 def walk(losses: Any, steps: int = 4, share: float = 0.7) -> Any:
-    tx: Any = ksam_jax.k_sam(k=ksam_jax.by_coverage(share))
+    tx: Any = ksam_jax.k_sam(k=ksam_jax.by_coverage(share, (1 / 8, 1 / 4, 1 / 2, 1.0)))
     w = jnp.zeros(2)
     state = tx.init(w)
 
@@ -197,7 +202,8 @@ def test_bad_and_negative_losses_carry_nothing(bad):
 def test_a_step_that_takes_all_has_no_climb_but_a_schedule_goes_on():
     """Its radius in the third step is that of a count of 2."""
     rho: Any = optax.linear_schedule(0.1, 0.4, 3)
-    tx: Any = ksam_jax.k_sam(rho, ksam_jax.by_coverage(0.7, decay=0.0))
+    k = ksam_jax.by_coverage(0.7, decay=0.0)
+    tx: Any = ksam_jax.k_sam(rho, k)
     w = jnp.ones(3)
     state, radii = tx.init(w), []
     equal, one = jnp.ones(8), jnp.zeros(8).at[0].set(1.0)
@@ -234,7 +240,7 @@ def device_step(tx: Any, check_vma: bool) -> Any:
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_all_devices_run_the_same_size_and_equal_groups_on_one(check_vma):
-    k = ksam_jax.by_coverage(0.7)
+    k = ksam_jax.by_coverage(0.7, climb_up_to=0.5)
     tx = ksam_jax.k_sam(k=k, axis_name="data", mean_over="batch")
     state, step = device_step(tx, check_vma)
     # Each device has four examples, and another share of its loss in the highest.
@@ -253,7 +259,7 @@ def test_all_devices_run_the_same_size_and_equal_groups_on_one(check_vma):
 
 
 def test_no_collective_is_added():
-    """K-SAM's two in each size that climbs, SGD's one in that which doesn't."""
+    """K-SAM's two in the size that climbs, SGD's one in those that don't."""
     found = {}
     for name, k in {"one size": 0.25, "sizes": ksam_jax.by_coverage(0.7)}.items():
         tx = ksam_jax.k_sam(k=k, axis_name="data")
@@ -261,7 +267,7 @@ def test_no_collective_is_added():
         text = step.lower(state, jnp.ones(32)).compile().as_text()
         found[name] = len(re.findall(r"= .*\ball-reduce(?:-start)?\(", text))
     assert found["one size"] == 2
-    assert found["sizes"] == 2 * 3 + 1
+    assert found["sizes"] == 2 + 1 + 1
 
 
 def test_what_is_carried_is_the_same_of_groups_however_they_are_made():
@@ -280,6 +286,27 @@ def test_what_is_carried_is_the_same_of_groups_however_they_are_made():
 
 
 # ------------------------------------------------------------------ bad arguments
+
+
+def test_no_step_of_k_sam_climbs_where_that_costs_more_than_sgd():
+    """With a fixed size it does; along past steps it may, since that costs nothing."""
+
+    def radius(tx: Any) -> float:
+        w = jnp.ones(3)
+        state = tx.init(w)
+        for _ in range(2):
+            update = functools.partial(tx.update, None, state, w, loss_fn=linear)
+            _, state = update(batch=jnp.ones(12))
+        return float(ksam_jax.get_info(state).perturbation_norm)
+
+    for among in (0.375, 1 / 2, 1.0, 5, 12):
+        k = ksam_jax.by_coverage(0.7, (among,))
+        assert radius(ksam_jax.k_sam(0.1, k)) == 0.0
+        assert radius(ksam_jax.k_momentum_sam(0.1, k)) == pytest.approx(0.1)
+    for among in (1 / 3, 4):
+        k = ksam_jax.by_coverage(0.7, (among,))
+        assert radius(ksam_jax.k_sam(0.1, k)) == pytest.approx(0.1)
+    assert radius(ksam_jax.k_sam(0.1, 1.0)) == pytest.approx(0.1)
 
 
 def test_a_step_has_one_size():
@@ -302,6 +329,7 @@ def test_a_step_has_one_size():
         ({"among": (0.5, 0.25)}, "among must be in rising order"),
         ({"among": (0.5, 0.5)}, "among must be in rising order"),
         ({"among": (0.5, 2.0)}, "among must be an integer >= 1"),
+        ({"climb_up_to": 0.0}, "climb_up_to must be an integer >= 1"),
     ],
 )
 def test_a_wrong_argument_is_named(given, words):

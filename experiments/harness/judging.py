@@ -36,6 +36,16 @@ def evaluate(job: Job, state: TrainState) -> dict[str, float | None]:
     return found
 
 
+def on_validation(job: Job, state: TrainState) -> float | None:
+    """The metric that is quoted, on the held-out training examples and nothing else.
+
+    Returns:
+      None if the model's outputs aren't finite, so that there is nothing to judge.
+    """
+    found = _judged(job, state, job.inputs.judged["validation"])
+    return found[metric(job)] if np.isfinite(found["loss"]) else None
+
+
 def judged_by(job: Job) -> str:
     """What tells the best checkpoint: never the test examples."""
     has_validation = "validation" in job.inputs.judged

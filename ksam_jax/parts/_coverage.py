@@ -34,6 +34,7 @@ class Coverage(NamedTuple):
 
     share: float
     among: tuple[Any, ...]
+    climb_up_to: Any
     decay: float
 
     def __repr__(self) -> str:
@@ -47,6 +48,8 @@ class SizedSelection(Selection):
     Attributes:
       sizes: the selection of each size, in rising order.
       measure: the losses of all examples, shape `(N,)`, to what each size would carry.
+      climbs: the number of a size and that of the examples to whether a climb of its own
+        is worth its price there.
       turn: the state to the number of the size whose turn it is, the same on all devices.
       absorb: the state and what was measured, averaged over groups and devices, to the
         next state.
@@ -54,14 +57,16 @@ class SizedSelection(Selection):
 
     sizes: tuple[Selection, ...] = ()
     measure: Any = None
+    climbs: Any = None
     turn: Any = None
     absorb: Any = None
 
 
 def by_coverage(
     share: Any = 0.7,
-    among: Any = (1 / 8, 1 / 4, 1 / 2, 1.0),
+    among: Any = (1 / 4, 1 / 2, 1.0),
     *,
+    climb_up_to: Any = 1 / 3,
     decay: Any = 0.9,
 ) -> Coverage:
     r"""As k: the fewest examples that have carried that share of the loss lately.
@@ -74,18 +79,21 @@ def by_coverage(
     Where all losses are equal nothing stands out, and nothing is left out: k examples carry
     k / N of the loss. What is neglected is on average at most 1 - share of it.
 
-    There is one program for each size and a step runs one, so the cost falls with k. Where
-    all examples are taken there is no climb of their own, and the step costs SGD's 1, not
-    SAM's 2: it is the plain one, into which an example whose loss isn't finite enters as it
-    does with SGD. The first step takes the largest size. On several devices the average is
-    over all of them and the size is the same on each; it rides in the collective that is
-    there.
+    There is one program for each size and a step runs one, so the cost falls with k. No
+    step costs more than SGD's: a method that runs a pass for its climb, as `k_sam` does,
+    climbs where k is at most a third, at 1 + 6k against SGD's 3, and descends on the k at
+    the weights as they are where it is more. With all examples that is the plain step, into
+    which an example whose loss isn't finite enters as it does with SGD. The first step
+    takes the largest size. On several devices the average is over all of them and the size
+    is the same on each; it rides in the collective that is there.
 
     Args:
       share: of the sum of the losses, in (0, 1]. A negative loss, or one that isn't
         finite, carries nothing.
       among: the sizes that there are, as `k` in `highest_loss`, in rising order. With 1.0
         for all examples last, equal losses mean all of them.
+      climb_up_to: the largest size, as `k`, at which there is a climb that needs a pass of
+        its own; 1.0: at all, so that a step with all examples is SAM's and costs 2.
       decay: lambda, in [0, 1): how long it remembers.
 
     Returns:
@@ -125,7 +133,8 @@ def by_coverage(
         raise ValueError(
             f"{call}(among={among!r}): among must be in rising order; got {values}."
         )
-    return Coverage(float(share), tuple(values), float(decay))
+    limit = _counts.example_count(call, "climb_up_to", climb_up_to).value
+    return Coverage(float(share), tuple(values), limit, float(decay))
 
 
 def sized(
@@ -148,6 +157,12 @@ def sized(
         skipped = skip.of(n)
         numbers = [min(count.of(n), n - skipped) for count in counts]
         return carried(losses, numbers, skipped)
+
+    def climbs(number: int, n: int) -> bool:
+        limit = coverage.climb_up_to
+        # Not rounded: of a small batch that would allow for more than was said.
+        most = limit * n if isinstance(limit, float) else limit
+        return counts[number].of(n) <= most + 1e-6
 
     def turn(state: CoverageState) -> Int[Array, ""]:
         enough = state.carried >= coverage.share
@@ -173,6 +188,7 @@ def sized(
         call=f"{call}(k={coverage!r})",
         sizes=sizes,
         measure=measure,
+        climbs=climbs,
         turn=turn,
         absorb=absorb,
     )

@@ -51,8 +51,8 @@ class Method(NamedTuple):
       flags: which parameters are perturbed, one bool per leaf; None for all.
       perturbed_dtype: of the perturbed weights; None for the parameters' own.
       sync_ascent: whether all devices climb together.
-      climbs: False where all examples are taken and a climb isn't worth its cost: states
-        go on as with one.
+      climbs: False where so many examples are taken that a climb isn't worth its cost:
+        states go on as with one.
       coverage: the selection of whose sizes this method has one; None for none.
       coverage_in: the field of the state in which that selection remembers.
     """
@@ -75,12 +75,13 @@ class Method(NamedTuple):
         found = [x for x in self.selections if isinstance(x, SizedSelection)]
         return found[0] if found else None
 
-    def of_size(self, number: int) -> "Method":
-        """The method with one of the sizes."""
+    def of_size(self, number: int, n: int) -> "Method":
+        """The method with one of the sizes, of n examples."""
         sized = self.sized
         assert sized is not None
         size = sized.sizes[number]
-        climbs = not (self.descends_on_the_same and size.choose is None)
+        # A climb along what is known already costs nothing.
+        climbs = not self.descends_on_the_same or sized.climbs(number, n)
         return self._replace(
             ascent=size if self.ascent is sized else self.ascent,
             descent=size if self.descent is sized else self.descent,

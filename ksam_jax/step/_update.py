@@ -36,7 +36,8 @@ def take_step(
     if method.sized is None:
         return _step(method, *args)
     # One program for each size; the state is the same on all devices, and so is the turn.
-    sizes = [method.of_size(number) for number in range(len(method.sized.sizes))]
+    n = problem.num_examples // problem.groups
+    sizes = [method.of_size(number, n) for number in range(len(method.sized.sizes))]
     turn = method.sized.turn(getattr(state, sizes[0].coverage_in))
     return one_of([functools.partial(_step, size, *args) for size in sizes], turn)
 

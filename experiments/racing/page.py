@@ -1,0 +1,116 @@
+"""A race as a table, a note and a picture, from the content of race.json."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.plots import races
+from experiments.plots.lines import Curve
+from experiments.racing import entries, summary
+from experiments.racing.laps import Lap
+from experiments.racing.summary import Summary
+
+Content = Mapping[str, Any]
+
+HEADERS = (
+    "method",
+    "there after, of the baseline's time",
+    "never",
+    "all of its time",
+    "examples",
+    "ends at %",
+    "difference, points",
+)
+
+
+def title(content: Content) -> str:
+    """What was raced on."""
+    return f"{content['title']}: time to {_baseline(content)}'s validation accuracy"
+
+
+def rows(content: Content) -> list[tuple[str, ...]]:
+    """One row of cells per method."""
+    found = summary.summarise(_races(content), content["baseline"])
+    return [
+        _row(entries.label(name, content["baseline"]), one) for name, one in found.items()
+    ]
+
+
+def _row(label: str, one: Summary) -> tuple[str, ...]:
+    never = sum(share is None for share in one.reached)
+    median = one.median_reached
+    known = [score for score in one.scores if score is not None]
+    mean = f"{100 * np.mean(known):.2f}" if len(known) == len(one.scores) else "broke down"
+    return (
+        label,
+        "-" if median is None else f"{median:.2f}",
+        f"{never} of {len(one.reached)}",
+        f"{np.median(one.time):.2f}",
+        f"{one.examples:.2f}",
+        mean,
+        _difference(one),
+    )
+
+
+def _difference(one: Summary) -> str:
+    if one.difference is None:
+        return "-"
+    mean, margin = 100 * one.difference.mean, 100 * one.difference.margin
+    spread = f" \N{PLUS-MINUS SIGN} {margin:.2f}" if np.isfinite(margin) else ""
+    return f"{mean:+.2f}{spread}"
+
+
+def note(content: Content) -> str:
+    """What the columns are, how it was made, and on what."""
+    first = next(iter(content["settings"].values()))
+    machine = content["machine"]
+    return (
+        f"{len(content['seeds'])} seeds; all at {_baseline(content)}'s settings, only the "
+        f"radius is a method's own. There: the first of {content['laps']} looks at which "
+        f"the validation accuracy is that of {_baseline(content)} at its end, median over "
+        f"seeds. Never: seeds that didn't get there. Examples: mean share that decided the "
+        f"descent. Differences are paired by seed, with 95% intervals. Time is training "
+        f"alone, in turns on {machine['cores']} cores, {machine['cpu']}, JAX "
+        f"{content['versions']['jax']}; {first['experiment']['epochs']} epochs. Command: "
+        f"{content['command']}"
+    )
+
+
+def draw(content: Content, path: Path) -> None:
+    """Writes the picture: the mean over the seeds, against the median time."""
+    found, base = _races(content), content["baseline"]
+    curves = [_curve(name, found, base) for name in found]
+    about = (
+        f"{content['title']}, {len(content['seeds'])} seeds, all at {_baseline(content)}'s "
+        f"settings, in turns on one machine.\nDashed: where {_baseline(content)} ends."
+    )
+    heading = f"Who is first at {_baseline(content)}'s accuracy?"
+    races.race(curves, path, title=heading, note=about, y="validation accuracy, %")
+
+
+def _curve(name: str, found: summary.Races, base: str) -> Curve:
+    ends = [laps[-1].seconds for laps in found[base]]
+    at = [
+        np.array([lap.seconds for lap in laps]) / end
+        for laps, end in zip(found[name], ends, strict=True)
+    ]
+    scores = np.array(
+        [[np.nan if x.score is None else 100 * x.score for x in laps] for laps in found[name]]
+    )
+    colour, marker = entries.mark(name, base)
+    label = entries.label(name, base)
+    return Curve(label, colour, marker, np.median(at, 0), scores.mean(0))
+
+
+def _baseline(content: Content) -> str:
+    return entries.label(content["baseline"], content["baseline"])
+
+
+def _races(content: Content) -> dict[str, list[list[Lap]]]:
+    """By method, the laps of each seed."""
+    return {
+        name: [[Lap(**lap) for lap in seed[name]] for seed in content["seeds"]]
+        for name in content["settings"]
+    }
