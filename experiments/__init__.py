@@ -4,6 +4,7 @@
 - `python -m experiments.search` chooses each method's hyperparameters on validation.
 - `python -m experiments.train` trains one model by one method, from a named config.
 - `python -m experiments.reproduce` trains a table of configs, beside published values.
+- `python -m experiments.race` shows who is first at the plain optimizer's accuracy.
 - `python -m experiments.throughput` measures the input pipeline beside the step.
 - `python -m experiments.benchmark` measures what a step of each method costs.
 - `python -m experiments.largest_batch` finds what fits into memory.

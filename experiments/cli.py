@@ -169,7 +169,8 @@ def command(prog: str, config: Any, without: Collection[str] = ()) -> str:
 def _public(value: Any) -> str:
     """A value as an option, without private folders."""
     is_path = isinstance(value, str | Path)
-    return "DIR" if is_path and Path(value).is_absolute() else str(value)
+    is_outside = is_path and (Path(value).is_absolute() or ".." in Path(value).parts)
+    return "DIR" if is_outside else str(value)
 
 
 def changed(old: Any, new: Any, prefix: str = "") -> list[str]:

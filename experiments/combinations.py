@@ -50,3 +50,38 @@ def remembered_k_momentum_sam(
         sync_ascent=sync_ascent,
         groups=groups,
     )
+
+
+def random_k_sam(
+    rho: Any = 0.05,
+    m: float = 0.25,
+    seed: Any = 0,
+    *,
+    axis_name: Any = None,
+    sync_ascent: bool = True,
+    groups: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """The control of K-SAM: as many examples, drawn at random, in both passes; cost 6m."""
+    drawn = ksam_jax.random_subset(m, seed)
+    return ksam_jax.sharpness_aware(
+        ksam_jax.scale_to_radius(rho),
+        ascent=drawn,
+        descent=drawn,
+        axis_name=axis_name,
+        sync_ascent=sync_ascent,
+        groups=groups,
+    )
+
+
+def sam_last_fifth(
+    rho: Any = 0.05,
+    num_steps: int = 1,
+    *,
+    axis_name: Any = None,
+    sync_ascent: bool = True,
+    groups: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """The plain gradient, and SAM in the last fifth of the steps."""
+    plain = ksam_jax.mean_gradient(axis_name=axis_name, groups=groups)
+    sam = ksam_jax.sam(rho, axis_name=axis_name, sync_ascent=sync_ascent, groups=groups)
+    return ksam_jax.join_methods([plain, sam], [round(0.8 * num_steps)])

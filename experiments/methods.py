@@ -11,7 +11,12 @@ import optax
 
 import ksam_jax
 from experiments.baselines import highest_loss_gradient, mean_gradient
-from experiments.combinations import remembered_k_momentum_sam, remembered_k_sam
+from experiments.combinations import (
+    random_k_sam,
+    remembered_k_momentum_sam,
+    remembered_k_sam,
+    sam_last_fifth,
+)
 
 # Names of numbers, which may be traced: vmap over them compiles once for all trials.
 Hyperparameters = Mapping[str, Any]
@@ -31,13 +36,14 @@ class Method:
       name: what the command line calls it.
       label: what tables and plots call it.
       gradient: makes its gradient transformation; called with its own hyperparameters
-        as keywords, with `seed` if it draws random numbers, and with `num_examples` if it
-        remembers.
+        as keywords, with `seed` if it draws random numbers, with `num_examples` if it
+        remembers, and with `num_steps` if it changes on the way.
       own: names of its own hyperparameters, besides the learning rate and weight decay.
       random: whether it takes a seed.
       colour: in plots.
       marker: in plots, as matplotlib names it.
       remembers: whether it takes the number of training examples.
+      scheduled: whether it takes the number of steps.
       by_default: whether it is compared unless others are named.
       mark: what plots call it; None for the label.
       optimizer: of methods without a climb, which are named after it: the only one that it
@@ -52,6 +58,7 @@ class Method:
     colour: str
     marker: str
     remembers: bool = False
+    scheduled: bool = False
     by_default: bool = True
     mark: str | None = None
     optimizer: str | None = None
@@ -107,7 +114,7 @@ METHODS = {
         Method(
             "k_sam",
             "K-SAM, k = 1/4",
-            partial(ksam_jax.k_sam, k=0.25),
+            partial(ksam_jax.k_sam, k=0.25, mean_over="chosen"),
             ("rho",),
             False,
             VERMILLION,
@@ -117,7 +124,7 @@ METHODS = {
         Method(
             "k_sam_half",
             "K-SAM, k = 1/2",
-            partial(ksam_jax.k_sam, k=0.5),
+            partial(ksam_jax.k_sam, k=0.5, mean_over="chosen"),
             ("rho",),
             False,
             VERMILLION,
@@ -155,12 +162,87 @@ METHODS = {
         Method(
             "k_momentum_sam",
             "K-Momentum-SAM, k = 1/4",
-            partial(ksam_jax.k_momentum_sam, k=0.25),
+            partial(ksam_jax.k_momentum_sam, k=0.25, mean_over="chosen"),
             ("rho", "decay"),
             False,
             VERMILLION,
             "<",
             mark="K-Momentum 1/4",
+        ),
+        Method(
+            "k_sam_following",
+            "K-SAM, k by coverage",
+            ksam_jax.k_sam,
+            ("rho",),
+            False,
+            VERMILLION,
+            "*",
+            by_default=False,
+            mark="K-SAM",
+        ),
+        Method(
+            "k_momentum_following",
+            "K-Momentum-SAM, k by coverage",
+            ksam_jax.k_momentum_sam,
+            ("rho", "decay"),
+            False,
+            VERMILLION,
+            ">",
+            by_default=False,
+            mark="K-Momentum",
+        ),
+        Method(
+            "k_sam_over_batch",
+            "K-SAM, k = 1/4, over the batch",
+            partial(ksam_jax.k_sam, k=0.25, mean_over="batch"),
+            ("rho",),
+            False,
+            VERMILLION,
+            "h",
+            by_default=False,
+        ),
+        Method(
+            "k_momentum_over_batch",
+            "K-Momentum-SAM, k = 1/4, over the batch",
+            partial(ksam_jax.k_momentum_sam, k=0.25, mean_over="batch"),
+            ("rho", "decay"),
+            False,
+            VERMILLION,
+            "H",
+            by_default=False,
+        ),
+        Method(
+            "random_k_sam",
+            "SAM on a random 1/4, both passes",
+            random_k_sam,
+            ("rho",),
+            True,
+            PURPLE,
+            "x",
+            by_default=False,
+            mark="random 1/4, both",
+        ),
+        Method(
+            "coverage_without_climb",
+            "k by coverage, no climb",
+            partial(ksam_jax.k_momentum_sam, 0.0),
+            (),
+            False,
+            BLACK,
+            "x",
+            by_default=False,
+            mark="coverage, no climb",
+        ),
+        Method(
+            "sam_last_fifth",
+            "SAM in the last fifth",
+            sam_last_fifth,
+            ("rho",),
+            False,
+            BLUE,
+            "8",
+            scheduled=True,
+            by_default=False,
         ),
         Method(
             "k_sam_remembered",
@@ -198,7 +280,7 @@ METHODS = {
         Method(
             "k_sam_skip_eighth",
             "K-SAM, k = 1/4, skip = 1/8",
-            partial(ksam_jax.k_sam, k=0.25, skip=0.125),
+            partial(ksam_jax.k_sam, k=0.25, skip=0.125, mean_over="chosen"),
             ("rho",),
             False,
             GREEN,
@@ -208,7 +290,7 @@ METHODS = {
         Method(
             "k_sam_half_skip_quarter",
             "K-SAM, k = 1/2, skip = 1/4",
-            partial(ksam_jax.k_sam, k=0.5, skip=0.25),
+            partial(ksam_jax.k_sam, k=0.5, skip=0.25, mean_over="chosen"),
             ("rho",),
             False,
             GREEN,
@@ -218,7 +300,7 @@ METHODS = {
         Method(
             "k_sam_skip_quarter",
             "K-SAM, k = 1/4, skip = 1/4",
-            partial(ksam_jax.k_sam, k=0.25, skip=0.25),
+            partial(ksam_jax.k_sam, k=0.25, skip=0.25, mean_over="chosen"),
             ("rho",),
             False,
             GREEN,
@@ -248,6 +330,7 @@ def gradient(
     seed: Any,
     *,
     num_examples: int,
+    num_steps: int,
     **devices: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """The method's gradient transformation.
@@ -257,6 +340,7 @@ def gradient(
       hyperparameters: any of the method's arguments; the common ones aren't looked at.
       seed: of methods that draw random numbers.
       num_examples: to train on, for methods that remember.
+      num_steps: of the training, for methods that change on the way.
       **devices: `axis_name` and `sync_ascent`, where there are several.
     """
     own: dict[str, Any] = {
@@ -266,4 +350,6 @@ def gradient(
         own["seed"] = seed
     if method.remembers:
         own["num_examples"] = num_examples
+    if method.scheduled:
+        own["num_steps"] = num_steps
     return method.gradient(**own, **devices)

@@ -36,7 +36,7 @@ from experiments.racing import entries, page
 from experiments.racing.laps import Lap, race
 
 PROG = "python -m experiments.race"
-RESULT, PARTIAL, PICTURE = "race.json", "race.partial.json", "race.png"
+RESULT, PARTIAL = "race.json", "race.partial.json"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Config:
         arg(
             metavar="NAME ...",
             help="Besides the baseline: methods, and "
-            + ", ".join(f"{name} (the baseline on {c.label})" for name, c in entries.CUTS.items())
+            + ", ".join(
+                f"{name} (the baseline on {c.label})" for name, c in entries.CUTS.items()
+            )
             + ".",
         ),
     ] = entries.DEFAULT
@@ -85,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     content = json.loads((where / RESULT).read_text(encoding="utf-8"))
     console.print(terminal.table(page.HEADERS, page.rows(content), page.title(content)))
     console.print(page.note(content), style="dim", highlight=False)
-    page.draw(content, where / PICTURE)
+    page.draw(content, where / page.PICTURE)
     (where / PARTIAL).unlink(missing_ok=True)
-    print(f"written: {where / RESULT}, {where / PICTURE}")
+    print(f"written: {where / RESULT}, {where / page.PICTURE}")
     return 0
 
 

@@ -74,7 +74,9 @@ def _optimizer(method: Method, protocol: Protocol, run: Run) -> Optimizer:
     seed, given = run
     rate = optimizers.schedule(given["learning_rate"], protocol.steps)
     return Optimizer(
-        methods.gradient(method, given, seed, num_examples=protocol.train),
+        methods.gradient(
+            method, given, seed, num_examples=protocol.train, num_steps=protocol.steps
+        ),
         optimizers.sgd(rate, given["weight_decay"], protocol.momentum),
     )
 

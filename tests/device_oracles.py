@@ -22,12 +22,14 @@ class Answers(NamedTuple):
       descent: `(t, device, params, moved params, batch, ascent rows) -> rows`.
       after: `(t, params, moved params of each device, parts, descent rows)`, if there is
         something to remember.
+      mean_over: what the gradients over chosen rows are divided by.
     """
 
     ascent: Callable[..., list[int]] | None
     direction: Callable[[int, Tree, Tree], Tree]
     descent: Callable[..., list[int]]
     after: Callable[..., None] | None = None
+    mean_over: str = "batch"
 
 
 def mean(trees: Sequence[Tree]) -> Tree:
@@ -56,7 +58,7 @@ def on_devices(answers: Answers, devices: int, sync: bool) -> Method:
         else:
             rows = [answers.ascent(t, d, params, part) for d, part in enumerate(parts)]
             climbs = [
-                oracles.mean_gradient(params, part, chosen)
+                oracles.mean_gradient(params, part, chosen, answers.mean_over)
                 for part, chosen in zip(parts, rows, strict=True)
             ]
         if sync:
@@ -68,7 +70,8 @@ def on_devices(answers: Answers, devices: int, sync: bool) -> Method:
             for d, part in enumerate(parts)
         ]
         descents = [
-            oracles.mean_gradient(moved[d], part, chosen[d]) for d, part in enumerate(parts)
+            oracles.mean_gradient(moved[d], part, chosen[d], answers.mean_over)
+            for d, part in enumerate(parts)
         ]
         if answers.after is not None:
             answers.after(t, params, moved, parts, chosen)
@@ -114,7 +117,9 @@ def asam(rho: Schedule, eta: float) -> Answers:
 
 def random_sam(rho: Schedule, subsets: Sequence[Sequence[list[int]]]) -> Answers:
     """Bahri et al. 2021; `subsets[t][device]`."""
-    return Answers(lambda t, d, *_: subsets[t][d], to_radius(rho), every)
+    return Answers(
+        lambda t, d, *_: subsets[t][d], to_radius(rho), every, mean_over="chosen"
+    )
 
 
 def k_sam(rho: Schedule, k: float) -> Answers:
@@ -141,7 +146,7 @@ def esam(rho: Schedule, gamma: float, masks: Sequence[Tree]) -> Answers:
         rise = [b - a for a, b in zip(before, after, strict=True)]
         return oracles.highest(rise, oracles.count(gamma, len(rise)))
 
-    return Answers(every, direction, rose)
+    return Answers(every, direction, rose, mean_over="chosen")
 
 
 def f_sam(rho: Schedule, sigma: float, decay: float) -> Answers:

@@ -274,7 +274,7 @@ def random_sam(rho: Schedule, subsets: Sequence[Sequence[int]]) -> Method:
     return step
 
 
-def k_sam(rho: Schedule, k: float, skip: float = 0, mean_over: str = "chosen") -> Method:
+def k_sam(rho: Schedule, k: float, skip: float = 0, mean_over: str = "batch") -> Method:
     """Ni et al. 2022: the k highest losses give both gradients.
 
     `skip` and `mean_over` are ours.
@@ -337,7 +337,7 @@ def _esam(
 
 
 def f_sam(
-    rho: Schedule, sigma: float, decay: float, k: float = 1.0, mean_over: str = "chosen"
+    rho: Schedule, sigma: float, decay: float, k: float = 1.0, mean_over: str = "batch"
 ) -> Method:
     """Li et al. 2024, as in their code; `k` and `mean_over` put it on k_sam's examples.
 
@@ -422,7 +422,7 @@ def momentum_sam(
     decay: float,
     k: float = 1.0,
     skip: float = 0,
-    mean_over: str = "chosen",
+    mean_over: str = "batch",
 ) -> Method:
     """Becker et al. 2024: eps = -rho m / ||m||, m the average of past gradients.
 
@@ -469,10 +469,10 @@ def remembered_k_sam(rho: Schedule, k: float, numbers: Sequence[Sequence[int]]) 
 
     def step(t: int, params: Tree, batch: Batch) -> Step:
         examples = most_remembered(memory, numbers[t], count(k, len(batch.labels)))
-        g = mean_gradient(params, batch, examples)
+        g = mean_gradient(params, batch, examples, "batch")
         remember(memory, numbers[t], examples, losses(params, batch))
         eps = to_radius(g, rho(t))
-        descent = mean_gradient(add(params, eps), batch, examples)
+        descent = mean_gradient(add(params, eps), batch, examples, "batch")
         return Step(descent, eps, g, examples)
 
     return step
@@ -493,7 +493,7 @@ def remembered_momentum_sam(
         eps = to_radius(scaled(m, -1.0), rho(t))
         moved = add(params, eps)
         examples = most_remembered(memory, numbers[t], count(k, len(batch.labels)))
-        u = mean_gradient(moved, batch, examples)
+        u = mean_gradient(moved, batch, examples, "batch")
         remember(memory, numbers[t], examples, losses(moved, batch))
         past.append(add(scaled(m, decay), scaled(u, 1.0 - decay)))
         return Step(u, eps, scaled(m, -1.0), examples)

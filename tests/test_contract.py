@@ -74,7 +74,7 @@ def jitter():
 
 def k_friendly(rho=RHO, k=0.25, mask=None, perturbed_dtype=None):
     """F-SAM's direction with K-SAM's examples."""
-    chosen = ksam_jax.highest_loss(k)
+    chosen = ksam_jax.highest_loss(k, mean_over="chosen")
     climb = optax.chain(ksam_jax.subtract_ema(), ksam_jax.scale_to_radius(rho))
     return ksam_jax.sharpness_aware(
         climb,
@@ -152,20 +152,24 @@ def le_sam(rho=RHO, mask=None, perturbed_dtype=None):
 
 esam_tensor = functools.partial(ksam_jax.esam, mask_per="tensor")
 momentum_sam = functools.partial(ksam_jax.momentum_sam, decay=0.9)
-k_momentum_sam = functools.partial(ksam_jax.k_momentum_sam, decay=0.9)
+# As published, a fixed k and the mean over the chosen; the default is another row.
+k_sam = functools.partial(ksam_jax.k_sam, k=0.25, mean_over="chosen")
+k_momentum_sam = functools.partial(
+    ksam_jax.k_momentum_sam, k=0.25, decay=0.9, mean_over="chosen"
+)
 
 TABLE = {
     "sam": Row(ksam_jax.sam),
     "asam": Row(ksam_jax.asam),
     "random_sam": Row(ksam_jax.random_sam, ("m",), True, climbs_on_all=False),
-    "k_sam": Row(ksam_jax.k_sam, ("k", "skip"), climbs_on_all=False),
+    "k_sam": Row(k_sam, ("k", "skip"), climbs_on_all=False),
     "k_sam_by_coverage": Row(
         functools.partial(ksam_jax.k_sam, k=ksam_jax.by_coverage(0.5)),
         ("skip",),
         climbs_on_all=False,
         keep="all",
     ),
-    "k_sam_shared": Row(ksam_jax.k_sam, ("k", "skip"), climbs_on_all=False, keep="all"),
+    "k_sam_shared": Row(k_sam, ("k", "skip"), climbs_on_all=False, keep="all"),
     "esam": Row(ksam_jax.esam, ("gamma",), True),
     "esam_tensor_shared": Row(esam_tensor, ("gamma",), True, keep="all"),
     "f_sam": Row(ksam_jax.f_sam),
@@ -632,7 +636,7 @@ def test_an_orbax_checkpoint_continues_bit_for_bit(name, tmp_path):
 
 
 def test_update_works_without_jit():
-    tx, params = ksam_jax.k_sam(rho=RHO, k=2), jnp.array([1.0, -2.0])
+    tx, params = k_sam(rho=RHO, k=2), jnp.array([1.0, -2.0])
     slopes = jnp.array([[1.0, 1.0], [3.0, 0.0], [0.0, -4.0]])
     batch = bowl_batch(slopes, curvature=0.0)
     updates, _ = updater(tx, batched(bowl_loss))(tx.init(params), params, batch)

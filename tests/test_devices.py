@@ -313,7 +313,7 @@ def test_info_of_devices_that_climb_apart_is_their_mean(way):
         part = device_oracles.split(batch, DEVICES)[device]
         losses = oracles.losses(start(), part)
         rows = oracles.highest(losses, 2)
-        own.append(oracles.norm(oracles.mean_gradient(start(), part, rows)))
+        own.append(oracles.norm(oracles.mean_gradient(start(), part, rows, "batch")))
     np.testing.assert_allclose(info.ascent_norm[0], np.mean(own), rtol=1e-9)
     assert abs(np.mean(own) - oracles.norm(steps[0].ascent)) > 1e-3
     radii = [rising_by_hand(t) for t in range(STEPS)]

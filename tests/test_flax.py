@@ -268,7 +268,7 @@ def test_dropout_by_example_keys_is_the_same_in_both_passes(library):
 def test_chosen_examples_keep_their_own_dropout_keys(library, keep):
     params, example_loss = DROPOUT[library](dropout=True)
     batch = BATCHES[1]
-    tx = ksam_jax.k_sam(rho=0.0, k=3)
+    tx = ksam_jax.k_sam(rho=0.0, k=3, mean_over="chosen")
     loss_fn = ksam_jax.per_example(example_loss, keep=keep)
     updates, _ = quick_jit(updater(tx, loss_fn))(tx.init(params), params, batch)
 

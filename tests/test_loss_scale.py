@@ -513,7 +513,7 @@ def test_donation_checkpoint_and_injection(tmp_path):
     params = mlp().params
 
     def make(rho, initial):
-        chain = optax.chain(ksam_jax.k_sam(rho), SGD)
+        chain = optax.chain(ksam_jax.k_sam(rho, k=3), SGD)
         return ksam_jax.dynamic_loss_scale(chain, initial, growth_interval=1)
 
     tx = optax.inject_hyperparams(make)(rho=RHO, initial=16.0)

@@ -176,7 +176,7 @@ def second_step(tx, batch=VALUES, keep=None, **extra):
 
 
 def k_momentum_sam(k):
-    return ksam_jax.k_momentum_sam(rho=1.0, k=k, decay=0.0)
+    return ksam_jax.k_momentum_sam(rho=1.0, k=k, decay=0.0, mean_over="chosen")
 
 
 @pytest.mark.parametrize("keep", [None, "nothing", "matmuls", "all"])

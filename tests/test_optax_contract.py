@@ -47,17 +47,20 @@ def of_parts(rho):
     )
 
 
+# As the paper has it.
+QUARTER = functools.partial(ksam_jax.k_sam, k=0.25, mean_over="chosen")
+
 METHODS: dict[str, Any] = {
     "sam": ksam_jax.sam,
     "asam": ksam_jax.asam,
     "random_sam": ksam_jax.random_sam,
-    "k_sam": ksam_jax.k_sam,
+    "k_sam": QUARTER,
     "esam": ksam_jax.esam,
     "f_sam": ksam_jax.f_sam,
     "momentum_sam": functools.partial(ksam_jax.momentum_sam, decay=0.9),
-    "k_momentum_sam": functools.partial(ksam_jax.k_momentum_sam, decay=0.9),
+    "k_momentum_sam": functools.partial(ksam_jax.k_momentum_sam, k=0.25, decay=0.9),
     "of_parts": of_parts,
-    "loss_scaled": ksam_jax.k_sam,
+    "loss_scaled": QUARTER,
 }
 # The others' states and steps are made of the same parts.
 MAIN = ("k_sam", "loss_scaled")

@@ -628,7 +628,7 @@ def test_sam_on_a_bowl_solved_by_hand():
 
 def test_k_sam_on_a_bowl_solved_by_hand():
     # The steepest bowl alone, 1.5 times the above, and eps is the same.
-    found = bowl_steps(ksam_jax.k_sam(rho=0.5, k=1), [3.0, 1.0])
+    found = bowl_steps(ksam_jax.k_sam(rho=0.5, k=1, mean_over="chosen"), [3.0, 1.0])
     assert found == [pytest.approx([4.95, 8.4], abs=1e-12)]
 
 
@@ -694,14 +694,14 @@ def test_momentum_sam_averages_past_gradients_solved_by_hand():
 @pytest.mark.parametrize(("skip", "factor"), [(0, 1.5), (0.3, 1.0)])
 def test_k_momentum_sam_on_a_bowl_solved_by_hand(skip, factor):
     # One bowl alone, the one below the `skip` steepest; eps doesn't depend on which.
-    tx = ksam_jax.k_momentum_sam(rho=0.5, k=1, decay=0.7, skip=skip)
+    tx = ksam_jax.k_momentum_sam(rho=0.5, k=1, decay=0.7, skip=skip, mean_over="chosen")
     found = bowl_steps(tx, [3.0, 1.0], [3.3, 1.4])
     assert found == [pytest.approx([3.0 * factor, 4.0 * factor], abs=1e-12)] * 2
 
 
 def test_k_sam_that_skips_on_a_bowl_solved_by_hand():
     # The flattest bowl alone, half as steep as the mean of the three.
-    found = bowl_steps(ksam_jax.k_sam(rho=0.5, k=1, skip=2), [3.0, 1.0])
+    found = bowl_steps(ksam_jax.k_sam(rho=0.5, k=1, skip=2, mean_over="chosen"), [3.0, 1.0])
     assert found == [pytest.approx([1.65, 2.8], abs=1e-12)]
 
 

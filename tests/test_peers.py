@@ -51,6 +51,8 @@ from problems import (
 
 import ksam_jax
 
+QUARTER = functools.partial(ksam_jax.k_sam, k=0.25)
+
 BATCHES = [mlp_batch(seed) for seed in range(4)]
 
 
@@ -89,7 +91,7 @@ def test_apply_if_finite_sees_a_descent_gradient_that_is_nan(rho):
 @pytest.mark.parametrize("scale", [1e-15, 1.0, 1e6])
 @pytest.mark.parametrize(
     "make",
-    [ksam_jax.sam, ksam_jax.random_sam, ksam_jax.k_sam, ksam_jax.f_sam],
+    [ksam_jax.sam, ksam_jax.random_sam, QUARTER, ksam_jax.f_sam],
 )
 def test_the_applied_radius_is_rho_whatever_the_size_of_the_gradient(make, scale):
     slopes = scale * jnp.array([[1.0, -2.0], [3.0, 0.5], [0.1, 0.7]])
@@ -101,7 +103,7 @@ def test_the_applied_radius_is_rho_whatever_the_size_of_the_gradient(make, scale
 def test_a_schedule_of_rho_advances_under_scan():
     params = mlp().params
     schedule = optax.linear_schedule(0.02, 0.08, transition_steps=3)
-    tx = optax.chain(ksam_jax.k_sam(rho=schedule), optax.sgd(0.1))
+    tx = optax.chain(QUARTER(rho=schedule), optax.sgd(0.1))
     update = updater(tx, batched(mlp_loss))
 
     def step(carry, batch):

@@ -468,7 +468,7 @@ METHODS: Any = {
     "sam": ksam_jax.sam,
     "asam": ksam_jax.asam,
     "random_sam": ksam_jax.random_sam,
-    "k_sam": ksam_jax.k_sam,
+    "k_sam": functools.partial(ksam_jax.k_sam, k=0.25, mean_over="chosen"),
     "esam": ksam_jax.esam,
     "f_sam": ksam_jax.f_sam,
 }

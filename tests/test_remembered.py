@@ -50,7 +50,7 @@ def batch(values, numbers):
 
 
 def k_sam(k=2, index: Any = "index"):
-    hardest = ksam_jax.highest_remembered_loss(k, SIZE, index)
+    hardest = ksam_jax.highest_remembered_loss(k, SIZE, index, mean_over="chosen")
     climb = ksam_jax.scale_to_radius(RHO)
     return ksam_jax.sharpness_aware(climb, ascent=hardest, descent=hardest)
 

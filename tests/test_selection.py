@@ -187,12 +187,12 @@ def in_form(form: str, batched: Any, single: Any) -> Any:
 
 
 def by_k_sam(k: Any) -> Any:
-    return ksam_jax.k_sam(rho=0.05, k=k)
+    return ksam_jax.k_sam(rho=0.05, k=k, mean_over="chosen")
 
 
 def by_descent_only(k: Any) -> Any:
     return ksam_jax.sharpness_aware(
-        ksam_jax.scale_to_radius(0.05), descent=ksam_jax.highest_loss(k)
+        ksam_jax.scale_to_radius(0.05), descent=ksam_jax.highest_loss(k, mean_over="chosen")
     )
 
 
@@ -200,7 +200,7 @@ def by_ascent_on_random(k: Any) -> Any:
     return ksam_jax.sharpness_aware(
         ksam_jax.scale_to_radius(0.05),
         ascent=ksam_jax.random_subset(3),
-        descent=ksam_jax.highest_loss(k),
+        descent=ksam_jax.highest_loss(k, mean_over="chosen"),
     )
 
 
@@ -267,7 +267,7 @@ def test_corrupt_examples_do_not_reach_the_gradient_of_k_sam(k, form):
 
 
 def test_info_loss_shows_the_corrupt_examples():
-    tx: Any = ksam_jax.k_sam(rho=0.05, k=2)
+    tx: Any = ksam_jax.k_sam(rho=0.05, k=2, mean_over="chosen")
     w = jnp.ones(N)
 
     @jax.jit

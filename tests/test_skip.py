@@ -51,13 +51,18 @@ def poisoned_loss(w: jax.Array, example: Any) -> jax.Array:
 
 
 def by_descent_only(k: Any, skip: Any) -> Any:
-    climb, chosen = ksam_jax.scale_to_radius(0.05), ksam_jax.highest_loss(k, skip)
+    climb, chosen = (
+        ksam_jax.scale_to_radius(0.05),
+        ksam_jax.highest_loss(k, skip, mean_over="chosen"),
+    )
     return ksam_jax.sharpness_aware(climb, descent=chosen)
 
 
 METHODS = {
-    "k_sam": lambda k, skip: ksam_jax.k_sam(0.05, k, skip),
-    "k_momentum_sam": lambda k, skip: ksam_jax.k_momentum_sam(0.05, k, 0.9, skip),
+    "k_sam": lambda k, skip: ksam_jax.k_sam(0.05, k, skip, mean_over="chosen"),
+    "k_momentum_sam": lambda k, skip: ksam_jax.k_momentum_sam(
+        0.05, k, 0.9, skip, mean_over="chosen"
+    ),
     "descent only": by_descent_only,
 }
 methods = pytest.mark.parametrize("method", METHODS)
@@ -147,7 +152,7 @@ def test_the_climb_skips_as_well():
     def squares(w: jax.Array, i: jax.Array) -> jax.Array:
         return ((1.0 + i.astype(w.dtype)) * w[i]) ** 2 / 2
 
-    tx: Any = ksam_jax.k_sam(rho=0.5, k=1, skip=1)
+    tx: Any = ksam_jax.k_sam(rho=0.5, k=1, skip=1, mean_over="chosen")
     w, batch = jnp.ones(3), jnp.arange(3)
     found, _ = quick_jit(updater(tx, squares))(tx.init(w), w, batch)
     np.testing.assert_allclose(found, [0, 4 * 1.5, 0], rtol=1e-6)
@@ -162,9 +167,11 @@ def test_skipping_none_is_k_sam_as_it_was(skip):
         update = updater(tx, batched(mlp_loss))
         return str(jax.make_jaxpr(update)(state, problem.params, problem.batch))
 
-    assert jaxpr(ksam_jax.k_sam(0.1, 3, skip)) == jaxpr(ksam_jax.k_sam(0.1, 3))
-    skips_one = ksam_jax.k_sam(0.1, 3, skip=1)
-    assert jaxpr(skips_one) != jaxpr(ksam_jax.k_sam(0.1, 3))
+    assert jaxpr(ksam_jax.k_sam(0.1, 3, skip, mean_over="chosen")) == jaxpr(
+        ksam_jax.k_sam(0.1, 3, mean_over="chosen")
+    )
+    skips_one = ksam_jax.k_sam(0.1, 3, skip=1, mean_over="chosen")
+    assert jaxpr(skips_one) != jaxpr(ksam_jax.k_sam(0.1, 3, mean_over="chosen"))
 
 
 def test_all_but_the_skipped_may_be_taken():

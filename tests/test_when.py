@@ -514,7 +514,7 @@ def test_a_shared_count_of_the_climb_goes_on_where_the_other_stopped(shared):
 def test_a_shared_past_is_averaged_over_the_steps_of_both():
     """Momentum-SAM, then on the highest losses, along one average of past gradients."""
     decay, rho = 0.8, 0.2
-    second = ksam_jax.k_momentum_sam(rho=rho, k=3, decay=decay)
+    second = ksam_jax.k_momentum_sam(rho=rho, k=3, decay=decay, mean_over="chosen")
     tx = ksam_jax.join_methods([METHODS["momentum"](), second], [2], shared=("ascent",))
     params = as_tree(WEIGHTS)
     found = walk(quick_jit(updater(tx, loss_fn)), tx.init(params), batches(5))
@@ -532,7 +532,9 @@ def test_a_shared_past_is_averaged_over_the_steps_of_both():
 
 def test_a_shared_memory_of_losses_is_that_of_the_last_who_learned():
     chosen = [
-        ksam_jax.highest_remembered_loss(k, N, index=lambda b: jnp.arange(len(b["a"])))
+        ksam_jax.highest_remembered_loss(
+            k, N, index=lambda b: jnp.arange(len(b["a"])), mean_over="chosen"
+        )
         for k in (2, 3)
     ]
     climb = ksam_jax.scale_to_radius(0.0)

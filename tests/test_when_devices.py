@@ -176,19 +176,21 @@ def steps_of(found: Trained) -> np.ndarray:
 def late(**common: Any) -> Any:
     plain_one = ksam_jax.mean_gradient(**common)
     return ksam_jax.join_methods(
-        [plain_one, ksam_jax.k_sam(RHO, k=1, **common)], [BOUNDARY]
+        [plain_one, ksam_jax.k_sam(RHO, k=1, mean_over="chosen", **common)], [BOUNDARY]
     )
 
 
 def now_and_then(**common: Any) -> Any:
     """Of which the plain steps know the axis and the groups from the method."""
-    return ksam_jax.every(2, ksam_jax.k_sam(RHO, k=1, **common))
+    return ksam_jax.every(2, ksam_jax.k_sam(RHO, k=1, mean_over="chosen", **common))
 
 
 def nested(**common: Any) -> Any:
     """Every second step SAM, until its turn is over."""
     first = ksam_jax.every(2, ksam_jax.sam(RHO, **common))
-    return ksam_jax.join_methods([first, ksam_jax.k_sam(RHO, k=1, **common)], [3])
+    return ksam_jax.join_methods(
+        [first, ksam_jax.k_sam(RHO, k=1, mean_over="chosen", **common)], [3]
+    )
 
 
 @pytest.mark.parametrize("sync", [True, False])
@@ -280,7 +282,9 @@ def test_over_two_axes_of_a_mesh_it_is_the_same(check_vma):
 def chains(**common: Any) -> Any:
     """Two methods, each with an optimizer of its own, in front of a rate of minus one."""
     first = optax.chain(ksam_jax.mean_gradient(**common), optax.trace(0.9))
-    second = optax.chain(ksam_jax.k_sam(RHO, k=1, **common), optax.scale_by_rms(0.5))
+    second = optax.chain(
+        ksam_jax.k_sam(RHO, k=1, mean_over="chosen", **common), optax.scale_by_rms(0.5)
+    )
     return ksam_jax.join_methods([first, second], [BOUNDARY])
 
 

@@ -61,7 +61,9 @@ def trained(method):
 
 for name, method in {
     "SAM": ksam_jax.sam(rho=0.5),
-    "K-SAM, k = 1/4": ksam_jax.k_sam(rho=0.1, k=0.25),
-    "K-SAM, k = 1/4, below the highest 1/4": ksam_jax.k_sam(rho=0.1, k=0.25, skip=0.25),
+    "K-SAM, k = 1/4": ksam_jax.k_sam(rho=0.1, k=0.25, mean_over="chosen"),
+    "K-SAM, k = 1/4, below the highest 1/4": ksam_jax.k_sam(
+        rho=0.1, k=0.25, skip=0.25, mean_over="chosen"
+    ),
 }.items():
     print(f"{name}: test accuracy {trained(method):.3f}")

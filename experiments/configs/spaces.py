@@ -48,6 +48,11 @@ OWN = {
         "sigma": Interval(0.1, 1.5, log=False),
         "decay": Interval(0.5, 0.99, log=False),
     },
+    "k_sam_following": {"rho": Interval(0.01, 1.0)},
+    "k_sam_over_batch": {"rho": Interval(0.01, 1.0)},
+    "random_k_sam": {"rho": Interval(0.01, 1.0)},
+    "coverage_without_climb": {},
+    "sam_last_fifth": {"rho": Interval(0.02, 2.0)},
     "k_sam_remembered": {"rho": Interval(0.01, 1.0)},
     "k_sam_remembered_half": {"rho": Interval(0.01, 1.0)},
     "k_sam_skip_eighth": {"rho": Interval(0.01, 1.0)},
@@ -56,7 +61,13 @@ OWN = {
 } | {
     # Its climb follows old gradients, so its radius is larger; decay 0 is the last alone.
     name: {"rho": Interval(0.02, 2.0), "decay": Interval(0.0, 0.95, log=False)}
-    for name in ("momentum_sam", "k_momentum_sam", "k_momentum_remembered")
+    for name in (
+        "momentum_sam",
+        "k_momentum_sam",
+        "k_momentum_following",
+        "k_momentum_over_batch",
+        "k_momentum_remembered",
+    )
 }
 
 

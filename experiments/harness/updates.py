@@ -33,6 +33,7 @@ def optimizer(experiment: Experiment, examples: int, seed: Any) -> Optimizer:
         _own(experiment),
         seed,
         num_examples=examples,
+        num_steps=_steps(experiment, examples),
         **_devices(experiment),
     )
     if experiment.dtype == SCALED:
@@ -44,10 +45,14 @@ def rate(experiment: Experiment, examples: int) -> optax.Schedule:
     """The learning rate of each step, from 0 on."""
     return optimizers.schedule(
         experiment.learning_rate,
-        experiment.epochs * (examples // experiment.batch_size),
+        _steps(experiment, examples),
         experiment.schedule,
         experiment.warmup,
     )
+
+
+def _steps(experiment: Experiment, examples: int) -> int:
+    return experiment.epochs * (examples // experiment.batch_size)
 
 
 def check(experiment: Experiment) -> None:

@@ -7,6 +7,7 @@ from experiments.configs.benchmark import CPU
 from experiments.devices import page as devices
 from experiments.pages import decision, renders
 from experiments.pages.block import Block
+from experiments.racing import page as racing
 
 DOCS = Path("docs")
 REFERENCE = Path("results/reference")
@@ -36,6 +37,15 @@ CHOOSE = (
 RESULTS = (
     Block(Path("README.md"), "results", (DIGITS,), markdown.comparison),
     Block(DOCS / "results.md", "digits", (DIGITS,), markdown.comparison),
+    *(
+        Block(
+            DOCS / "results.md",
+            f"race-{name}",
+            (REFERENCE / "race" / table / "race.json",),
+            racing.markdown,
+        )
+        for name, table in (("digits", "digits"), ("mnist", "mnist_1000"))
+    ),
     Block(DOCS / "results.md", "mnist", (MNIST,), renders.reproduced),
     Block(
         DOCS / "results.md",

@@ -10,6 +10,7 @@ from experiments.plots.comparison import accuracy_against_cost as accuracy_again
 from experiments.plots.lines import Curve as Curve
 from experiments.plots.planes import Solution as Solution
 from experiments.plots.planes import loss_plane as loss_plane
+from experiments.plots.races import race as race
 from experiments.plots.slices import loss_slice as loss_slice
 from experiments.plots.spectra import spectrum as spectrum
 from experiments.plots.style import GRID as GRID

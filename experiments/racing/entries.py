@@ -1,4 +1,4 @@
-"""Who takes part: methods at the baseline's settings, and the baseline cut to their cost."""
+"""Who takes part: methods at the baseline's settings, and the baseline cut to a share."""
 
 import dataclasses
 from typing import NamedTuple
@@ -60,14 +60,13 @@ def entry(name: str, base: Experiment, rho: float | None) -> Experiment:
 
 def _cut(name: str, base: Experiment) -> Experiment:
     share, of_batch = CUTS[name].share, CUTS[name].of_batch
-    epochs, batch = share * base.epochs, share * base.batch_size
-    if epochs % 1 or (of_batch and batch % 1):
+    epochs = share * base.epochs
+    if epochs % 1:
         raise UsageError(
-            f"--methods {name} takes {share:g} of {base.epochs} epochs"
-            f"{f' and of a batch of {base.batch_size}' if of_batch else ''}, which must be "
-            f"whole numbers; leave it out, or pass other --epochs"
+            f"--methods {name} takes {share:g} of {base.epochs} epochs, which must be a "
+            f"whole number; leave it out, or pass other --epochs"
         )
-    size = int(batch) if of_batch else base.batch_size
+    size = round(share * base.batch_size) if of_batch else base.batch_size
     return dataclasses.replace(base, epochs=int(epochs), batch_size=size)
 
 

@@ -72,7 +72,7 @@ def race(
 
 
 def _turned(names: Sequence[str], number: int) -> list[str]:
-    """The names in another order for each number, so that nobody always follows the same."""
+    """The names in another order for each number: nobody always follows the same."""
     first = number % len(names)
     turned = [*names[first:], *names[:first]]
     return turned[::-1] if (number // len(names)) % 2 else turned

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.markdown import table
 from experiments.plots import races
 from experiments.plots.lines import Curve
 from experiments.racing import entries, summary
@@ -13,6 +14,8 @@ from experiments.racing.laps import Lap
 from experiments.racing.summary import Summary
 
 Content = Mapping[str, Any]
+
+PICTURE = "race.png"
 
 HEADERS = (
     "method",
@@ -74,8 +77,15 @@ def note(content: Content) -> str:
         f"descent. Differences are paired by seed, with 95% intervals. Time is training "
         f"alone, in turns on {machine['cores']} cores, {machine['cpu']}, JAX "
         f"{content['versions']['jax']}; {first['experiment']['epochs']} epochs. Command: "
-        f"{content['command']}"
+        f"`{content['command']}`"
     )
+
+
+def markdown(content: Content, folder: str) -> str:
+    """The table, the picture and the note, for a page of the documentation."""
+    picture = f"![Validation accuracy against time]({Path(folder) / PICTURE})"
+    parts = f"**{title(content)}**", table(HEADERS, rows(content)), picture, note(content)
+    return "\n\n".join(parts)
 
 
 def draw(content: Content, path: Path) -> None:
@@ -97,7 +107,10 @@ def _curve(name: str, found: summary.Races, base: str) -> Curve:
         for laps, end in zip(found[name], ends, strict=True)
     ]
     scores = np.array(
-        [[np.nan if x.score is None else 100 * x.score for x in laps] for laps in found[name]]
+        [
+            [np.nan if x.score is None else 100 * x.score for x in laps]
+            for laps in found[name]
+        ]
     )
     colour, marker = entries.mark(name, base)
     label = entries.label(name, base)

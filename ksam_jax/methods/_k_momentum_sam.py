@@ -6,6 +6,7 @@ import optax
 
 from ..checks import _values
 from ..parts._ascent import along_past
+from ..parts._coverage import FOLLOWING
 from ..parts._examples import rank_by_loss
 from ..parts._radius import scale_to_radius
 from ..step._method import Method
@@ -15,10 +16,10 @@ from ._common import Common, built, with_common
 @with_common
 def k_momentum_sam(
     rho: Any = 0.3,
-    k: Any = 0.25,
+    k: Any = FOLLOWING,
     decay: Any = 0.0,
     skip: Any = None,
-    mean_over: str = "chosen",
+    mean_over: str = "batch",
     **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum-SAM on the k examples with the highest loss at the perturbed weights.
@@ -26,26 +27,27 @@ def k_momentum_sam(
     .. math::
       \epsilon = -\rho \, m_{t-1} / \|m_{t-1}\|_2, \qquad
       K = \mathrm{top}_k \, \ell_i(w + \epsilon), \qquad
-      u = \nabla L_K(w + \epsilon), \qquad
+      u = \frac{1}{N} \sum_{i \in K} \nabla \ell_i(w + \epsilon), \qquad
       m_t = \lambda m_{t-1} + (1 - \lambda) u
 
     One forward pass over the batch gives the losses that choose, and only the chosen run
-    backward. Forward passes' worth of work per example: 1 + 3k, or 1 + 2k where
-    `per_example` shares the forward pass; SGD's is 3. `has_aux=True` adds a forward pass
-    at the unperturbed weights, where aux belongs.
+    backward. By default k follows training, and the sum is divided by the batch's N, as in
+    `k_sam`. Forward passes' worth of work per example at one k: 1 + 3k, or 1 + 2k where
+    `per_example` shares the forward pass; SGD's is 3, and so is that of all examples.
+    `has_aux=True` adds a forward pass at the unperturbed weights, where aux belongs.
 
     Args:
       rho: radius in the parameters' units, larger than SAM's; a float, a traced scalar
         or an `optax.Schedule`.
       k: an integer is a number of examples, another real number in (0, 1] a fraction,
         rounded half up: `k=1` is one example, `k=1.0` all, which is `momentum_sam`. Or
-        `by_coverage()`, for a k that follows training.
+        what `by_coverage` makes, for a k that follows training.
       decay: lambda, in [0, 1); 0 is the previous gradient alone.
       skip: how many of the very highest losses are left out before k are taken: None
         for none, an integer is a number, another real number in [0, 1) a fraction. For
         mislabelled examples; on clean labels it hurts.
-      mean_over: what the sum over the chosen is divided by: "chosen" by their number, or
-        "batch" by N, as if the others' loss were zero; see `highest_loss`.
+      mean_over: what the sum over the chosen is divided by: "batch" by N, as if the others'
+        loss were zero, or "chosen" by their number; see `highest_loss`.
       **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
         num_microbatches, which all methods take: see `Common`.
 
@@ -71,7 +73,7 @@ def k_momentum_sam(
       ...         None, opt_state, w, loss_fn=loss_fn, batch=batch
       ...     )
       >>> [round(float(u), 2) for u in updates]
-      [-3.3, -4.4]
+      [-1.65, -2.2]
 
     Reference:
       The climb is that of Becker et al., Momentum-SAM, 2024, the examples are those of Ni

@@ -1,6 +1,7 @@
 """How many examples, as training goes: the fewest that carry a share of the loss."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ class SizedSelection(Selection):
 
 
 def by_coverage(
-    share: Any = 0.7,
+    share: Any = 0.8,
     among: Any = (1 / 4, 1 / 2, 1.0),
     *,
     climb_up_to: Any = 1 / 3,
@@ -137,6 +138,10 @@ def by_coverage(
     return Coverage(float(share), tuple(values), limit, float(decay))
 
 
+# What methods take by default.
+FOLLOWING = by_coverage()
+
+
 def sized(
     coverage: Coverage,
     call: str,
@@ -161,8 +166,8 @@ def sized(
     def climbs(number: int, n: int) -> bool:
         limit = coverage.climb_up_to
         # Not rounded: of a small batch that would allow for more than was said.
-        most = limit * n if isinstance(limit, float) else limit
-        return counts[number].of(n) <= most + 1e-6
+        most = math.floor(limit * n + 1e-6) if isinstance(limit, float) else limit
+        return counts[number].of(n) <= most
 
     def turn(state: CoverageState) -> Int[Array, ""]:
         enough = state.carried >= coverage.share

@@ -33,16 +33,16 @@ def everything() -> Selection:
     return Selection(None, call="everything()")
 
 
-def highest_loss(k: Any, skip: Any = None, mean_over: str = "chosen") -> Selection:
+def highest_loss(k: Any, skip: Any = None, mean_over: str = "batch") -> Selection:
     r"""The k examples with the highest loss, below those that are skipped.
 
     .. math:: M = \mathrm{top}_k \, \ell_i(w), \qquad
-      g = \frac{1}{k} \sum_{i \in M} \nabla \ell_i \quad \text{or} \quad
-      g = \frac{1}{N} \sum_{i \in M} \nabla \ell_i
+      g = \frac{1}{N} \sum_{i \in M} \nabla \ell_i \quad \text{or} \quad
+      g = \frac{1}{k} \sum_{i \in M} \nabla \ell_i
 
     The loss is that at the unperturbed weights or, where no pass runs there (after
     `past_descent`), at the perturbed ones. Ties go to the lowest index. A loss that is
-    not finite ranks last, and gets weight zero where it must fill up k; the mean over the
+    not finite ranks last, and gets weight zero where it must fill up k; a mean over the
     chosen is then over those that are left. If none is, the gradient is NaN.
 
     Args:
@@ -54,9 +54,9 @@ def highest_loss(k: Any, skip: Any = None, mean_over: str = "chosen") -> Selecti
         for none, an integer is a number, another real number in [0, 1) a fraction,
         rounded half up. For mislabelled examples, whose losses are the highest; on clean
         labels it hurts.
-      mean_over: what the sum over the chosen is divided by: "chosen" by their number, or
-        "batch" by N, as if the others' loss were zero: a gradient of the size that one over
-        the whole batch has, so that its learning rate fits.
+      mean_over: what the sum over the chosen is divided by: "batch" by N, as if the others'
+        loss were zero: a gradient of the size that one over the whole batch has, so that
+        its learning rate fits. "chosen": by their number, up to N / k times as much.
 
     Returns:
       A `Selection` for `sharpness_aware`, for the ascent, the descent, or both.
@@ -176,7 +176,7 @@ def _ranked(
         return weighed(*top_k(evidence.first, taken, skipped), n, mean_over), state
 
     skipping = {"skip": skip.value} if skip.value else {}
-    call = call_of(count, **skipping, mean_over=mean_over)
+    call = call_of(count, mean_over, "batch", **skipping)
     return Selection(choose, reads={"first"}, call=call)
 
 
@@ -192,7 +192,7 @@ def rank_by_increase(count: _counts.ExampleCount, mean_over: str) -> Selection:
         return weighed(*ranked, evidence.num_examples, mean_over), state
 
     reads = {"clean", "perturbed"}
-    return Selection(choose, reads=reads, call=call_of(count, mean_over=mean_over))
+    return Selection(choose, reads=reads, call=call_of(count, mean_over, "chosen"))
 
 
 def draw_subset(count: _counts.ExampleCount, seed: Any, mean_over: str) -> Selection:
@@ -208,4 +208,4 @@ def draw_subset(count: _counts.ExampleCount, seed: Any, mean_over: str) -> Selec
         drawn = jax.random.permutation(key, n)[:size]
         return weighed(drawn, jnp.ones((size,), bool), n, mean_over), advance(state)
 
-    return Selection(choose, init=no_steps, call=call_of(count, mean_over=mean_over))
+    return Selection(choose, init=no_steps, call=call_of(count, mean_over, "chosen"))

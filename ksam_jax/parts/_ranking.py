@@ -84,9 +84,9 @@ def check_mean_over(call: str, mean_over: Any) -> None:
     _kinds.one_of(call, "mean_over", mean_over, ("chosen", "batch"))
 
 
-def call_of(count: _counts.ExampleCount, mean_over: str, **others: Any) -> str:
-    """As the user typed it, but for what is left at its default."""
+def call_of(count: _counts.ExampleCount, mean_over: str, usual: str, **others: Any) -> str:
+    """As the user typed it, but for what is left at its default, as `usual` is."""
     given = {count.name: count.value} | others
-    if mean_over != "chosen":
+    if mean_over != usual:
         given["mean_over"] = mean_over
     return f"{count.call}({', '.join(f'{name}={x!r}' for name, x in given.items())})"

@@ -30,7 +30,7 @@ def highest_remembered_loss(
     k: Any,
     num_examples: int,
     index: Hashable | Callable[[Any], Any] = "index",
-    mean_over: str = "chosen",
+    mean_over: str = "batch",
 ) -> Selection:
     r"""The k examples whose loss was highest when they were last used (experimental).
 

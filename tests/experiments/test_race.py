@@ -1,0 +1,260 @@
+"""A race on the digits: what it leaves, survives, and says; and its arithmetic by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import cli, plots, race
+from experiments.configs.rows import ROWS
+from experiments.plots import lines
+from experiments.racing import entries, laps, page, summary
+from experiments.racing.laps import Lap
+
+# All tests read what one race has left, so they belong into one process.
+pytestmark = pytest.mark.xdist_group("race")
+
+SMALL = (
+    *("--methods", "k_sam_following", "half", "half_batch"),
+    *("--epochs", 2, "--seeds", 2, "--laps", 3, "--validation-examples", 100),
+)
+
+
+def call(*options):
+    return cli.run(race.main, [str(option) for option in options])
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    out = tmp_path_factory.mktemp("race")
+    assert call(*SMALL, "--out", out) == 0
+    return out / "digits"
+
+
+def read(path):
+    return json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+# ------------------------------------------------------------------- what it leaves
+
+
+def test_it_leaves_a_result_and_a_picture(first):
+    content = read(first / "race.json")
+    assert content["version"] == 1
+    assert content["baseline"] == "sgd"
+    assert [list(seed) for seed in content["seeds"]] == 2 * [list(content["settings"])]
+    assert (first / "race.png").stat().st_size > 10_000
+    assert not (first / "race.partial.json").exists()
+
+
+def test_all_train_at_the_baseline_s_settings(first):
+    settings = read(first / "race.json")["settings"]
+    base = settings["sgd"]["experiment"]
+    searched = ROWS["digits_sgd"].experiment
+    assert base["learning_rate"] == searched.learning_rate
+    assert base["weight_decay"] == searched.weight_decay
+    theirs = settings["k_sam_following"]["experiment"]
+    assert {k: v for k, v in theirs.items() if base[k] != v} == {
+        "method": "k_sam_following"
+    }
+    cut = settings["half_batch"]["experiment"]
+    changed = {k: v for k, v in cut.items() if base[k] != v}
+    assert changed == {"epochs": 1, "batch_size": base["batch_size"] / 2}
+
+
+def test_laps_are_spread_over_each_one_s_own_steps(first):
+    (one, _) = read(first / "race.json")["seeds"]
+    steps = {name: [lap["step"] for lap in found] for name, found in one.items()}
+    whole = steps["sgd"][-1]
+    # Half the epochs are half the steps; of half the batch there are as many as before.
+    assert steps["half"][-1] == whole // 2
+    assert steps["half_batch"][-1] == pytest.approx(whole, abs=2)
+    for found in one.values():
+        assert len(found) == 3
+        seconds = [lap["seconds"] for lap in found]
+        assert sorted(seconds) == seconds
+        assert all(0 <= lap["score"] <= 1 for lap in found)
+    assert {lap["examples"] for lap in one["sgd"]} == {1.0}
+
+
+def test_two_seeds_are_two_trainings(first):
+    (one, two) = read(first / "race.json")["seeds"]
+    scores = [[lap["score"] for lap in seed["sgd"]] for seed in (one, two)]
+    assert scores[0] != scores[1]
+
+
+def test_a_seed_alone_gives_what_it_gave_beside_others(first, tmp_path):
+    """Nothing that runs beside it, and no order of turns, changes a training."""
+    content = read(first / "race.json")
+    options = [o if o != "half" else "sam" for o in SMALL]
+    assert call(*options, "--seeds", 1, "--out", tmp_path) == 0
+    (alone,) = read(tmp_path / "digits" / "race.json")["seeds"]
+    for name in ("sgd", "k_sam_following"):
+        expected = [lap["score"] for lap in content["seeds"][0][name]]
+        assert [lap["score"] for lap in alone[name]] == expected
+
+
+# ------------------------------------------------------------------- being stopped
+
+
+def partial(first, folder, seeds):
+    content = read(first / "race.json")
+    about = {name: content[name] for name in ("settings", "laps", "machine")}
+    folder.mkdir(parents=True)
+    text = json.dumps({"about": about, "seeds": content["seeds"][:seeds]})
+    (folder / race.PARTIAL).write_text(text)
+
+
+def test_it_goes_on_behind_the_last_seed(first, tmp_path, monkeypatch, capsys):
+    partial(first, tmp_path / "digits", 1)
+    real, raced = race.race, []
+    monkeypatch.setattr(race, "race", lambda jobs, *a: raced.append(1) or real(jobs, *a))
+    assert call(*SMALL, "--out", tmp_path) == 0
+    assert len(raced) == 1
+    assert "1 of 2 seeds were raced before" in capsys.readouterr().out
+    now, then = read(tmp_path / "digits" / "race.json"), read(first / "race.json")
+    assert now["seeds"][0] == then["seeds"][0]
+
+
+@pytest.mark.parametrize("left", ["other settings", "half a file", "no object"])
+def test_what_does_not_fit_is_raced_again(first, tmp_path, left):
+    partial(first, tmp_path / "digits", 2)
+    path = tmp_path / "digits" / race.PARTIAL
+    if left == "other settings":
+        content = read(path)
+        content["about"]["laps"] = 5
+        path.write_text(json.dumps(content))
+    else:
+        path.write_text("[]" if left == "no object" else path.read_text()[:100])
+    config = race.Config()
+    _, experiments = race._checked(config)
+    assert race._kept(path, race._about(config, experiments)) == []
+
+
+# ------------------------------------------------------------------- the arithmetic
+
+
+def runs(*scores, seconds=1.0):
+    """One seed's laps of a second each."""
+    return [Lap(i, seconds * i, score, 1.0) for i, score in enumerate(scores, 1)]
+
+
+def test_there_is_the_first_lap_as_good_as_the_baseline_at_its_end():
+    found = summary.summarise(
+        {
+            "sgd": [runs(0.5, 0.9, 0.8), runs(0.1, 0.2, 0.7)],
+            "quick": [runs(0.8, 0.1, 0.6, seconds=0.5), runs(0.1, 0.7, 0.9, seconds=0.5)],
+            "late": [runs(0.1, 0.1, 0.7), runs(0.1, 0.1, None)],
+        },
+        "sgd",
+    )
+    assert found["sgd"].reached == pytest.approx([2 / 3, 1.0])
+    assert found["quick"].reached == pytest.approx([0.5 / 3, 1 / 3])
+    assert found["quick"].time == pytest.approx([0.5, 0.5])
+    assert found["quick"].median_reached == pytest.approx(0.25)
+    difference = found["quick"].difference
+    assert difference is not None
+    assert (difference.mean, difference.n) == (pytest.approx(0.0), 2)
+    assert found["late"].reached == [None, None]
+    assert found["late"].median_reached is None
+    assert found["late"].difference is None
+    assert found["late"].scores == [0.7, None]
+
+
+def test_the_median_counts_never_as_later_than_anything():
+    base, there, never = runs(0.5, 0.5), runs(0.5, 0.1), runs(0.1, 0.1)
+    races = {"sgd": 3 * [base], "most": [there, there, never], "one": [there, never, never]}
+    found = summary.summarise(races, "sgd")
+    assert found["most"].median_reached == 0.5
+    assert found["one"].median_reached is None
+
+
+def test_where_the_baseline_breaks_down_nobody_is_compared():
+    found = summary.summarise({"sgd": [runs(0.5, None)], "sam": [runs(0.5, 0.6)]}, "sgd")
+    assert found["sam"].reached == [None]
+    assert found["sam"].difference is None
+
+
+def test_examples_are_the_mean_over_the_steps_of_uneven_laps():
+    uneven = [Lap(1, 1.0, 0.5, 1.0), Lap(4, 2.0, 0.5, 0.2)]
+    found = summary.summarise({"sgd": [uneven]}, "sgd")
+    assert found["sgd"].examples == pytest.approx((1.0 + 3 * 0.2) / 4)
+
+
+def test_nobody_always_runs_behind_the_same():
+    names = ["a", "b", "c"]
+    orders = [laps._turned(names, number) for number in range(6)]
+    assert all(sorted(order) == names for order in orders)
+    for name in names:
+        places = [order.index(name) for order in orders]
+        assert sorted(places) == [0, 0, 1, 1, 2, 2]
+    before = {order[order.index("a") - 1] for order in orders if order.index("a")}
+    assert before == {"b", "c"}
+
+
+# ------------------------------------------------------------------- what it says
+
+
+def test_the_table_has_a_row_for_each(first):
+    rows = page.rows(read(first / "race.json"))
+    assert [row[0] for row in rows] == [
+        "SGD",
+        "K-SAM, k by coverage",
+        "SGD, 1/2 of the epochs",
+        "SGD, 1/2 of the batch and epochs",
+    ]
+    assert all(len(row) == len(page.HEADERS) for row in rows)
+    assert rows[0][3] == "1.00"
+    assert rows[0][6].startswith("+0.00")
+
+
+def test_what_broke_down_is_said():
+    one = summary.summarise({"sgd": [runs(0.5, None)]}, "sgd")["sgd"]
+    row = page._row("SGD", one)
+    assert row[1:3] == ("-", "1 of 1")
+    assert row[5:] == ("broke down", "-")
+
+
+def test_the_note_tells_how_and_on_what(first):
+    content = read(first / "race.json")
+    note = page.note(content)
+    assert "2 seeds" in note
+    assert content["command"] in note
+    assert content["machine"]["cpu"] in note
+    assert str(first) not in json.dumps(content)
+
+
+def test_the_picture_shows_who_is_there_before_the_baseline(tmp_path):
+    slow = lines.Curve("SGD", "#000000", "s", np.array([0.5, 1.0]), np.array([40.0, 90.0]))
+    fast = lines.Curve(
+        "K-SAM", "#D55E00", "o", np.array([0.2, 0.6]), np.array([80.0, 91.0])
+    )
+    where = tmp_path / "race.png"
+    plots.race([slow, fast], where, title="A race", note="n = 1", y="accuracy, %")
+    assert where.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--table", "digit"), "unknown table 'digit'; did you mean 'digits'?"),
+        (("--methods", "ksam"), "unknown method 'ksam'; did you mean 'k_sam'?"),
+        (("--laps", 0), "--laps must be at least 1; got 0"),
+        (("--seeds", 0), "--seeds must be at least 1; got 0"),
+        (("--epochs", 1), "half takes 0.5 of 1 epochs, which must be a whole number"),
+        (("--rho", -1), "rho must be"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_done(options, words, capsys, tmp_path):
+    assert call(*options, "--out", tmp_path) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_cut_costs_less_and_says_what_it_is():
+    base = ROWS["mnist_1000_sgd"].experiment
+    for name, cut in entries.CUTS.items():
+        made = entries.entry(name, base, None)
+        seen = made.epochs / base.epochs
+        assert seen == cut.share < 1
+        assert cut.label in entries.label(name, "sgd")
