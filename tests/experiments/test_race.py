@@ -1,6 +1,7 @@
 """A race on the digits: what it leaves, survives, and says; and its arithmetic by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,6 +223,15 @@ def test_the_note_tells_how_and_on_what(first):
     assert content["command"] in note
     assert content["machine"]["cpu"] in note
     assert str(first) not in json.dumps(content)
+
+
+@pytest.mark.parametrize("where", ["/data/tfds", "../elsewhere", "a/../../b"])
+def test_a_command_names_no_folder_outside(where):
+    config = race.Config(table="mnist_1000", data_dir=Path(where))
+    expected = f"{race.PROG} --table mnist_1000 --data-dir DIR"
+    assert cli.command(race.PROG, config) == expected
+    inside = race.Config(data_dir=Path("data"))
+    assert cli.command(race.PROG, inside) == f"{race.PROG} --data-dir data"
 
 
 def test_the_picture_shows_who_is_there_before_the_baseline(tmp_path):
