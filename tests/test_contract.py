@@ -104,7 +104,9 @@ def row_numbers(batch):
 
 def remembered(rho=RHO, mask=None, perturbed_dtype=None):
     """K-SAM on the examples whose loss was highest when they were last used."""
-    chosen = ksam_jax.highest_remembered_loss(0.25, 10, index=row_numbers)
+    chosen = ksam_jax.highest_remembered_loss(
+        0.25, 10, index=row_numbers, mean_over="chosen"
+    )
     return ksam_jax.sharpness_aware(
         ksam_jax.scale_to_radius(rho),
         ascent=chosen,
@@ -164,7 +166,7 @@ TABLE = {
     "random_sam": Row(ksam_jax.random_sam, ("m",), True, climbs_on_all=False),
     "k_sam": Row(k_sam, ("k", "skip"), climbs_on_all=False),
     "k_sam_by_coverage": Row(
-        functools.partial(ksam_jax.k_sam, k=ksam_jax.by_coverage(0.5)),
+        functools.partial(ksam_jax.k_sam, k=ksam_jax.by_coverage(0.5, climb_up_to=0.5)),
         ("skip",),
         climbs_on_all=False,
         keep="all",

@@ -58,7 +58,9 @@ METHODS: dict[str, Any] = {
     "esam": ksam_jax.esam,
     "f_sam": ksam_jax.f_sam,
     "momentum_sam": functools.partial(ksam_jax.momentum_sam, decay=0.9),
-    "k_momentum_sam": functools.partial(ksam_jax.k_momentum_sam, k=0.25, decay=0.9),
+    "k_momentum_sam": functools.partial(
+        ksam_jax.k_momentum_sam, k=0.25, decay=0.9, mean_over="chosen"
+    ),
     "of_parts": of_parts,
     "loss_scaled": QUARTER,
 }

@@ -364,7 +364,7 @@ def test_a_key_follows_from_seed_epoch_and_example():
 @pytest.mark.slow
 def test_both_passes_of_a_step_drop_the_same():
     # A climb so short that the second pass has the first one's gradient, but for its key.
-    tx = ksam_jax.k_sam(1e-6, k=0.5)
+    tx = ksam_jax.k_sam(1e-6, k=0.5, mean_over="chosen")
     model = pure(
         lambda rngs: TextTransformer(
             oracle.LENGTH, oracle.VOCABULARY, oracle.CLASSES, width=6, depth=1, heads=2,
