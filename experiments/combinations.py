@@ -21,14 +21,7 @@ def remembered_k_sam(
     In units of a forward pass over the batch this costs 6k, against SGD's 3.
     """
     remembered = ksam_jax.highest_remembered_loss(k, num_examples)
-    return ksam_jax.sharpness_aware(
-        ksam_jax.scale_to_radius(rho),
-        ascent=remembered,
-        descent=remembered,
-        axis_name=axis_name,
-        sync_ascent=sync_ascent,
-        groups=groups,
-    )
+    return _in_both(remembered, rho, axis_name, sync_ascent, groups)
 
 
 def remembered_k_momentum_sam(
@@ -63,10 +56,21 @@ def random_k_sam(
 ) -> optax.GradientTransformationExtraArgs:
     """The control of K-SAM: as many examples, drawn at random, in both passes; cost 6m."""
     drawn = ksam_jax.random_subset(m, seed)
+    return _in_both(drawn, rho, axis_name, sync_ascent, groups)
+
+
+def _in_both(
+    selection: ksam_jax.Selection,
+    rho: Any,
+    axis_name: Any,
+    sync_ascent: bool,
+    groups: int | None,
+) -> optax.GradientTransformationExtraArgs:
+    """The same examples point uphill and decide the descent, as in K-SAM."""
     return ksam_jax.sharpness_aware(
         ksam_jax.scale_to_radius(rho),
-        ascent=drawn,
-        descent=drawn,
+        ascent=selection,
+        descent=selection,
         axis_name=axis_name,
         sync_ascent=sync_ascent,
         groups=groups,
@@ -75,8 +79,8 @@ def random_k_sam(
 
 def sam_last_fifth(
     rho: Any = 0.05,
-    num_steps: int = 1,
     *,
+    num_steps: int,
     axis_name: Any = None,
     sync_ascent: bool = True,
     groups: int | None = None,

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import cli, files, progress, terminal
+from experiments import cli, files, output, progress, terminal
 from experiments.configs import tables
 from experiments.configs.experiment import Experiment, Row
 from experiments.configs.rows import ROWS
@@ -36,7 +36,7 @@ from experiments.racing import entries, page
 from experiments.racing.laps import Lap, race
 
 PROG = "python -m experiments.race"
-RESULT, PARTIAL = "race.json", "race.partial.json"
+RESULT = "race.json"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(terminal.table(page.HEADERS, page.rows(content), page.title(content)))
     console.print(page.note(content), style="dim", highlight=False)
     page.draw(content, where / page.PICTURE)
-    (where / PARTIAL).unlink(missing_ok=True)
+    (where / output.PARTIAL).unlink(missing_ok=True)
     print(f"written: {where / RESULT}, {where / page.PICTURE}")
     return 0
 
@@ -134,7 +134,7 @@ def _raced(
 ) -> list[dict[str, Any]]:
     """Of each seed, each method's laps; what an earlier run has done isn't repeated."""
     about = _about(config, experiments)
-    seeds = _kept(where / PARTIAL, about)[: config.seeds]
+    seeds = _kept(where, about)[: config.seeds]
     if seeds:
         console.print(f"{len(seeds)} of {config.seeds} seeds were raced before")
     jobs = Jobs(config.data_dir, console)
@@ -146,7 +146,7 @@ def _raced(
                 for name, experiment in experiments.items()
             }
             seeds.append(_one(seed, mine, config.laps, display))
-            files.write_json(where / PARTIAL, {"about": about, "seeds": seeds})
+            output.keep(where, {"about": about, "seeds": seeds})
     return seeds
 
 
@@ -173,14 +173,10 @@ def _about(config: Config, experiments: Mapping[str, Experiment]) -> dict[str, A
     )
 
 
-def _kept(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _kept(where: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The seeds that a stopped run with the same settings has left."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    is_same = isinstance(found, dict) and found.get("about") == about
-    return found["seeds"] if is_same else []
+    found = output.kept(where)
+    return found["seeds"] if found.get("about") == about else []
 
 
 def _content(

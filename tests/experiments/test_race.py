@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import cli, plots, race
+from experiments import cli, output, plots, race
 from experiments.configs.rows import ROWS
 from experiments.plots import lines
 from experiments.racing import entries, laps, page, summary
@@ -45,7 +45,7 @@ def test_it_leaves_a_result_and_a_picture(first):
     assert content["baseline"] == "sgd"
     assert [list(seed) for seed in content["seeds"]] == 2 * [list(content["settings"])]
     assert (first / "race.png").stat().st_size > 10_000
-    assert not (first / "race.partial.json").exists()
+    assert not (first / output.PARTIAL).exists()
 
 
 def test_all_train_at_the_baseline_s_settings(first):
@@ -103,7 +103,7 @@ def partial(first, folder, seeds):
     about = {name: content[name] for name in ("settings", "laps", "machine")}
     folder.mkdir(parents=True)
     text = json.dumps({"about": about, "seeds": content["seeds"][:seeds]})
-    (folder / race.PARTIAL).write_text(text)
+    (folder / output.PARTIAL).write_text(text)
 
 
 def test_it_goes_on_behind_the_last_seed(first, tmp_path, monkeypatch, capsys):
@@ -120,7 +120,7 @@ def test_it_goes_on_behind_the_last_seed(first, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("left", ["other settings", "half a file", "no object"])
 def test_what_does_not_fit_is_raced_again(first, tmp_path, left):
     partial(first, tmp_path / "digits", 2)
-    path = tmp_path / "digits" / race.PARTIAL
+    path = tmp_path / "digits" / output.PARTIAL
     if left == "other settings":
         content = read(path)
         content["about"]["laps"] = 5
@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_raced_again(first, tmp_path, left):
         path.write_text("[]" if left == "no object" else path.read_text()[:100])
     config = race.Config()
     _, experiments = race._checked(config)
-    assert race._kept(path, race._about(config, experiments)) == []
+    assert race._kept(path.parent, race._about(config, experiments)) == []
 
 
 # ------------------------------------------------------------------- the arithmetic
