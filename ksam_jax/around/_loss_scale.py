@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ..checks import _arguments, _leaves, _values
 from ..step._reading import without_aux
 from ..step._state import our_states
-from ..trees._numbers import all_finite
+from ..trees._lengths import all_finite
 
 
 class LossScaleState(NamedTuple):
@@ -137,7 +137,7 @@ def dynamic_loss_scale(
             loss_fn=loss_fn,
             **extra_args | {"loss_scale": state.scale},
         )
-        finite = _is_sound(updates, after)
+        finite = _is_sound(updates, after, params)
         updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
         before = without_aux(state.inner)
         return updates, _adapted(state, _if_made(finite, after, before), finite)
@@ -173,7 +173,7 @@ def _if_made(finite: Bool[Array, ""], after: PyTree, before: PyTree) -> PyTree:
     )
 
 
-def _is_sound(updates: PyTree, after: PyTree) -> Bool[Array, ""]:
+def _is_sound(updates: PyTree, after: PyTree, params: PyTree) -> Bool[Array, ""]:
     """Whether all gradients of the step were finite.
 
     The updates alone don't tell: they hide an ascent gradient that overflowed, and behind
@@ -181,7 +181,7 @@ def _is_sound(updates: PyTree, after: PyTree) -> Bool[Array, ""]:
     all there is.
     """
     ours = [state.both_finite for state in our_states(after)]
-    return jnp.all(jnp.stack([*ours, all_finite(updates)]))
+    return jnp.all(jnp.stack([*ours, all_finite(updates, like=params)]))
 
 
 def _check_inner(call: str, inner: Any) -> None:

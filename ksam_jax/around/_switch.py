@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from ..checks import _arguments, _kinds, _leaves
+from ..checks import _arguments, _kinds, _leaves, _state
 from ..devices._axis import named as named_axis
 from ..step._branch import one_of
 from ..step._method import execution_of
+from ..step._reading import without_aux
 from ..step._state import SharpnessAwareState, SwitchState, our_states, with_fields
 
 # The fields of a SharpnessAwareState that methods may share.
@@ -48,6 +49,8 @@ def switched(
             ours[0].both_finite,
         )
 
+    expected = _state.expected(init_fn)
+
     def update_fn(updates, state, params=None, **extra_args):
         _arguments.state_of("tx.update", state, SwitchState)
         if len(state.methods) != len(methods):
@@ -56,6 +59,9 @@ def switched(
                 f"returned, for {len(methods)} methods; got one for {len(state.methods)}; "
                 f"pass that state."
             )
+        if params is not None:  # else the method says what is missing
+            known = _leaves.parameters("tx.update", params)
+            _state.check("tx.update", without_aux(state), expected(known))
 
         def branch(number: int) -> Callable[[], tuple[PyTree, SwitchState]]:
             method = methods[number]

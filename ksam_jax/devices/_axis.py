@@ -22,6 +22,8 @@ from jax.sharding import AxisType, NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
 
+from ._spread import spread_over
+
 # The axis that `jax.vmap` gives the groups of one device's batch.
 GROUPS = "ksam_jax groups"
 
@@ -49,17 +51,42 @@ class Axis:
         """
         return jax.tree.map(self._varying, tree)
 
-    def mean(self, tree: PyTree) -> PyTree:
-        """The mean over the devices, in one collective for the whole tree."""
-        return jax.lax.pmean(tree, self.names) if self.names else tree
+    def mean(
+        self, gradient: PyTree, params: PyTree, beside: PyTree = None
+    ) -> tuple[PyTree, PyTree]:
+        """The means over the devices of a gradient, and of what else there is, at once.
+
+        A device has a part of its own of weights that are spread over an axis. What JAX
+        gives as its gradient is the sum of what all devices' losses make of that part.
+        """
+        if not self.names:
+            return gradient, beside
+        leaves, treedef = jax.tree.flatten(gradient)
+        spread = [self._own(w) for w in jax.tree.leaves(params)]
+        same = {i: x for i, x in enumerate(leaves) if not spread[i]}
+        same, beside = jax.lax.pmean((same, beside), self.names)
+        parts = {i: self._part(leaves[i], own) for i, own in enumerate(spread) if own}
+        found = same | parts
+        return treedef.unflatten([found[i] for i in range(len(leaves))]), beside
 
     def gather(self, tree: PyTree) -> PyTree:
         """The devices' arrays one after another, the same on all of them."""
         return jax.tree.map(self._gathered, tree) if self.names else whole(tree)
 
+    def _own(self, weight: Array) -> tuple[Hashable, ...]:
+        """Those of these axes that a weight is spread over."""
+        spread = spread_over(weight)
+        return tuple(name for name in self.names if name in spread)
+
+    def _part(self, gradient: Array, own: tuple[Hashable, ...]) -> Array:
+        """The mean of what the devices make of a part that each has for itself."""
+        others = tuple(name for name in self.names if name not in own)
+        gradient = jax.lax.pmean(gradient, others) if others else gradient
+        return gradient / jnp.asarray(jax.lax.axis_size(own), gradient.dtype)
+
     def _varying(self, x: Array) -> Array:
         manual = jax.sharding.get_abstract_mesh().manual_axes
-        already = jax.typeof(x).manual_axis_type.varying
+        already = spread_over(x)
         names = tuple(n for n in self.names if n in manual and n not in already)
         return jax.lax.pcast(x, names, to="varying") if names else x
 
@@ -86,12 +113,15 @@ def mean_of_parts(aux: PyTree) -> PyTree:
     return jax.tree.map(_mean_or_first, aux)
 
 
-def mean_with(axis: Axis, tree: PyTree, aux: PyTree) -> tuple[PyTree, PyTree]:
-    """The means over devices of `tree` and of what can be averaged in `aux`, at once."""
+def split_aux(aux: PyTree) -> tuple[dict[int, Array], Any]:
+    """What can be averaged of a batch-level loss's aux, and how to put it back."""
     leaves, treedef = jax.tree.flatten(aux)
     means = {i: leaf for i, leaf in enumerate(leaves) if _can_average(leaf)}
-    tree, means = axis.mean((tree, means))
-    return tree, treedef.unflatten([means.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+    def put_back(means: dict[int, Array]) -> PyTree:
+        return treedef.unflatten([means.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+    return means, put_back
 
 
 def _mean_or_first(x: Array) -> Array:

@@ -15,7 +15,7 @@ from ._common import Common, built, with_common
 
 @with_common
 def k_momentum_sam(
-    rho: Any = 0.3,
+    rho: Any = 0.05,
     k: Any = FOLLOWING,
     decay: Any = 0.0,
     skip: Any = None,
@@ -37,8 +37,9 @@ def k_momentum_sam(
     `has_aux=True` adds a forward pass at the unperturbed weights, where aux belongs.
 
     Args:
-      rho: radius in the parameters' units, larger than SAM's; a float, a traced scalar
-        or an `optax.Schedule`.
+      rho: radius in the parameters' units; a float, a traced scalar or an
+        `optax.Schedule`. Where the network fits its training data a larger one, 0.3, is
+        worth a try; elsewhere that harms (docs/results.md).
       k: an integer is a number of examples, another real number in (0, 1] a fraction,
         rounded half up: `k=1` is one example, `k=1.0` all, which is `momentum_sam`. Or
         what `by_coverage` makes, for a k that follows training.

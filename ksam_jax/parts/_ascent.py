@@ -10,7 +10,8 @@ import optax
 from jaxtyping import Array, Inexact, PyTree
 
 from ..checks import _kinds, _leaves, _values
-from ..trees._numbers import norm, wide_zeros
+from ..trees._lengths import all_finite
+from ..trees._numbers import wide_zeros
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -125,8 +126,7 @@ def along_past(call: str, decay: Any) -> Ascent:
         return jax.tree.map(jnp.negative, state.average)
 
     def learn(state: PastDescentState, params: PyTree, descent: PyTree) -> PastDescentState:
-        del params
-        is_finite = jnp.isfinite(norm(descent))
+        is_finite = all_finite(descent, like=params)
 
         def average(m: Inexact[Array, "..."], u: Inexact[Array, "..."]) -> Array:
             # In this form decay = 0 gives exactly u.

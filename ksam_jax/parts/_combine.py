@@ -13,7 +13,8 @@ import optax
 from jaxtyping import PyTree
 
 from ..checks import _arguments, _leaves, _values
-from ..trees._numbers import inner, norm, ratio, rounding_of, wide_zeros, widen
+from ..trees._lengths import all_finite, inner, norm, rounding_of, unit
+from ..trees._numbers import ratio, wide_zeros, widen
 
 
 def subtract_orthogonal(alpha: Any) -> optax.GradientTransformationExtraArgs:
@@ -54,10 +55,10 @@ def subtract_orthogonal(alpha: Any) -> optax.GradientTransformationExtraArgs:
     def update_fn(
         updates, state, params=None, *, ascent_gradient: Any = None, **extra_args
     ):
-        del params, extra_args
+        del extra_args
         descent, ascent = _both("subtract_orthogonal", updates, ascent_gradient)
-        rest = _orthogonal(ascent, to=descent)
-        is_usable = jnp.isfinite(norm(ascent))
+        rest = _orthogonal(ascent, to=descent, like=params)
+        is_usable = all_finite(ascent, like=params)
 
         def subtract(u, r):
             return jnp.where(is_usable, u - jnp.asarray(alpha, u.dtype) * r, u)
@@ -105,16 +106,20 @@ def remember_orthogonal() -> optax.GradientTransformationExtraArgs:
     def update_fn(
         updates, state, params=None, *, ascent_gradient: Any = None, **extra_args
     ):
-        del params, extra_args
+        del extra_args
         _arguments.state_of(f"{call}.update", state, OrthogonalState)
         descent, ascent = _both(call, updates, ascent_gradient)
-        part = _orthogonal(descent, to=ascent)
-        length = norm(part)
-        noise = jnp.maximum(rounding_of(updates), rounding_of(ascent_gradient))
+        part = _orthogonal(descent, to=ascent, like=params)
+        length = norm(part, like=params)
+        noise = jnp.maximum(
+            rounding_of(updates, params), rounding_of(ascent_gradient, params)
+        )
+
+        is_finite = jnp.isfinite(length) & all_finite(ascent, like=params)
 
         def keep(new, old):
             new = jnp.where(length <= noise, jnp.zeros_like(new), new)
-            return jnp.where(jnp.isfinite(length), new, old)
+            return jnp.where(is_finite, new, old)
 
         return updates, OrthogonalState(jax.tree.map(keep, part, state.part))
 
@@ -153,15 +158,15 @@ def add_orthogonal(alpha: Any) -> optax.GradientTransformationExtraArgs:
     _values.weight(call, "alpha", alpha)
 
     def update_fn(updates, state, params=None, **extra_args):
-        del params, extra_args
+        del extra_args
         _arguments.state_of(f"{call}.update", state, OrthogonalState)
         updates = _leaves.floating(call, "updates", updates)
         _leaves.alike(
             f"{call}.update", "updates", updates, state.part, "the params of init"
         )
         gradient = jax.tree.map(widen, updates)
-        length = norm(gradient)
-        share = ratio(length, norm(state.part))
+        length = norm(gradient, like=params)
+        share = ratio(length, norm(state.part, like=params))
         is_finite = jnp.isfinite(length)
 
         def add(u, v):
@@ -198,7 +203,8 @@ def _both(call: str, updates: PyTree, ascent_gradient: PyTree) -> tuple[PyTree, 
     return descent, jax.tree.map(lambda a, d: a.astype(d.dtype), ascent, descent)
 
 
-def _orthogonal(tree: PyTree, to: PyTree) -> PyTree:
+def _orthogonal(tree: PyTree, to: PyTree, like: PyTree) -> PyTree:
     """What is left of a tree without its component along another."""
-    along = ratio(inner(to, tree), inner(to, to))
-    return jax.tree.map(lambda x, t: x - along.astype(x.dtype) * t, tree, to)
+    direction = unit(to, norm(to, like))
+    along = inner(direction, tree, like)
+    return jax.tree.map(lambda x, t: x - along.astype(x.dtype) * t, tree, direction)

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Int, Key
 
 from ..checks import _kinds, _values
+from ..trees._keys import key_of
 
 
 class StepCount(NamedTuple):
@@ -32,7 +33,7 @@ def advance(state: StepCount) -> StepCount:
 
 def step_key(seed: Any, state: StepCount) -> Key[Array, ""]:
     """The key of this step, made from the seed and the count alone."""
-    return jax.random.fold_in(jax.random.key(seed), state.steps)
+    return jax.random.fold_in(key_of(seed), state.steps)
 
 
 class ExampleCount(NamedTuple):

@@ -12,7 +12,9 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..checks import _kinds, _leaves, _values
-from ..trees._numbers import norm, rounding_of, wide_zeros
+from ..checks._spread import spread_axes
+from ..trees._lengths import all_finite, norm, rounding_of
+from ..trees._numbers import wide_zeros
 from ._counts import StepCount, advance, no_steps, step_key
 from ._radius import widened
 
@@ -68,19 +70,18 @@ def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransforma
         return _empty(params)
 
     def update_fn(updates, state, params=None):
-        del params
         call = "subtract_ema.update"
         given, updates = updates, widened(call, updates, state, EmaState)
         _leaves.alike(call, "updates", updates, state.ema, "the params of init")
-        rounding = rounding_of(given)
+        rounding = rounding_of(given, like=params)
         is_first = state.steps == 0
         rest = jax.tree.map(
             lambda g, m: jnp.where(is_first, g, g - jnp.asarray(sigma, g.dtype) * m),
             updates,
             state.ema,
         )
-        length = norm(updates)
-        is_noise = norm(rest) <= rounding
+        length = norm(updates, like=params)
+        is_noise = norm(rest, like=params) <= rounding
         rest = jax.tree.map(lambda d: jnp.where(is_noise, jnp.zeros_like(d), d), rest)
         return rest, _averaged(updates, state, 1.0 - decay, jnp.isfinite(length))
 
@@ -128,11 +129,10 @@ def follow_ema(theta: Any = 0.9) -> optax.GradientTransformation:
         return _empty(params)
 
     def update_fn(updates, state, params=None):
-        del params
         call = "follow_ema.update"
         updates = widened(call, updates, state, EmaState)
         _leaves.alike(call, "updates", updates, state.ema, "the params of init")
-        is_finite = jnp.isfinite(norm(updates))
+        is_finite = all_finite(updates, like=params)
         state = _averaged(updates, state, 1.0 * theta, is_finite)
         average = jax.tree.map(lambda g, m: jnp.where(is_finite, m, g), updates, state.ema)
         return average, state
@@ -209,7 +209,7 @@ def random_mask(
         return jnp.where(kept, g / jnp.asarray(beta, g.dtype), jnp.zeros_like(g))
 
     def update_fn(updates, state, params=None):
-        del params
+        _refuse_parts(params)
         updates = widened("random_mask.update", updates, state, StepCount)
         leaves, treedef = jax.tree.flatten(updates)
         keys = jax.random.split(step_key(seed, state), len(leaves) or 1)
@@ -217,6 +217,18 @@ def random_mask(
         return masked, advance(state)
 
     return optax.GradientTransformation(no_steps, update_fn)
+
+
+def _refuse_parts(params: PyTree) -> None:
+    """Checks that each device has all of the weights whose mask is drawn."""
+    axes = spread_axes(params)
+    if axes:
+        raise ValueError(
+            f"random_mask: the weights must be the same on all devices, and some are "
+            f"spread over {' and '.join(sorted(map(repr, axes)))}, where each device would "
+            f"draw the mask of its part alone; shard weights by jax.jit's shardings "
+            f"instead of jax.shard_map, or use a method without random_mask (esam has it)."
+        )
 
 
 def _draw_coordinates(

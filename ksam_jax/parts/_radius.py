@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from ..checks import _arguments, _kinds, _leaves, _values
+from ..trees._lengths import norm, to_length
 from ..trees._mask import resolve_mask
-from ..trees._numbers import can_divide, norm, ratio, widen
+from ..trees._numbers import ratio, widen
 from ._counts import StepCount, advance, no_steps
 
 
@@ -52,9 +53,9 @@ def scale_to_radius(rho: Any) -> optax.GradientTransformation:
     _values.radius("scale_to_radius", rho)
 
     def update_fn(updates, state, params=None):
-        del params
         updates = widened("scale_to_radius.update", updates, state, StepCount)
-        return to_length(updates, norm(updates), _value(rho, state)), advance(state)
+        length = norm(updates, like=params)
+        return to_length(updates, length, _value(rho, state)), advance(state)
 
     return optax.GradientTransformation(no_steps, update_fn)
 
@@ -111,7 +112,7 @@ def scale_to_adaptive_radius(
         _leaves.alike(call, "updates", updates, params, "params")
         flags = adaptive_leaves("scale_to_adaptive_radius", "mask", mask, params)
         sizes = adaptive_sizes(params, flags, eta)
-        return uphill(updates, sizes, _value(rho, state)), advance(state)
+        return uphill(updates, sizes, _value(rho, state), params), advance(state)
 
     return optax.GradientTransformation(no_steps, update_fn)
 
@@ -154,9 +155,8 @@ def scale_to_budget(sigma: Any, max_rho: Any = None) -> optax.GradientTransforma
         _values.weight(call, "max_rho", max_rho)
 
     def update_fn(updates, state, params=None):
-        del params
         updates = widened(f"{call}.update", updates, state, StepCount)
-        length = norm(updates)
+        length = norm(updates, like=params)
         budget = jnp.asarray(_value(sigma, state, "sigma"), length.dtype)
         rho = ratio(budget, length)
         if max_rho is not None:
@@ -190,12 +190,12 @@ def widened(call: str, updates: PyTree, state: Any, kind: type) -> PyTree:
     return jax.tree.map(widen, _leaves.floating(call, "updates", updates))
 
 
-def uphill(gradient: PyTree, sizes: PyTree, rho: Any) -> PyTree:
+def uphill(gradient: PyTree, sizes: PyTree, rho: Any, like: PyTree = None) -> PyTree:
     """The step of length `rho` in the metric of `sizes` T: `rho T^2 g / |T g|`."""
     sizes = jax.tree.map(lambda t, g: t.astype(g.dtype), sizes, gradient)
     once = jax.tree.map(jnp.multiply, sizes, gradient)
-    twice = jax.tree.map(jnp.multiply, sizes, once)
-    return to_length(twice, norm(once), rho)
+    # In this order: T^2 g may be too small a number where the step isn't.
+    return jax.tree.map(jnp.multiply, sizes, to_length(once, norm(once, like), rho))
 
 
 def adaptive_sizes(params: PyTree, flags: PyTree, eta: Any) -> PyTree:
@@ -215,14 +215,3 @@ def adaptive_leaves(call: str, name: str, mask: Any, params: PyTree) -> PyTree:
     if mask is None:
         return jax.tree.map(lambda p: p.ndim > 1, params)
     return resolve_mask(call, name, mask, params)
-
-
-def to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
-    """`rho * direction / length`, or zeros where the length is zero or not finite."""
-    factor = ratio(jnp.asarray(rho, length.dtype), length)
-    is_usable = can_divide(length)
-    # `where` rather than multiplying by zero: 0 * NaN is NaN.
-    return jax.tree.map(
-        lambda d: jnp.where(is_usable, d * factor.astype(d.dtype), jnp.zeros_like(d)),
-        direction,
-    )

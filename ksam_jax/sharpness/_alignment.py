@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..checks import _values
 from ..parts import _counts
-from ..trees._numbers import inner, norm, ratio
+from ..trees._lengths import cosine
 from . import _arguments
 from ._compiled import Leaves, scaled
 from ._problem import Problem, count, on_host
@@ -201,4 +201,4 @@ def _mean_of(rows: np.ndarray, n: int) -> Float[np.ndarray, " N"]:
 @jax.jit
 def _cosine(a: Leaves, b: Leaves) -> Float[Array, ""]:
     (a, _), (b, _) = scaled(a), scaled(b)
-    return ratio(inner(a, b), norm(a) * norm(b))
+    return cosine(a, b)

@@ -9,7 +9,8 @@ from jaxtyping import Float, PyTree
 
 from ..checks import _values
 from ..parts._radius import adaptive_leaves, adaptive_sizes, uphill
-from ..trees._numbers import norm, ratio
+from ..trees._lengths import norm
+from ..trees._numbers import ratio
 from . import _arguments
 from ._compiled import Leaves, scaled
 from ._directions import gaussian

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, PyTree
 
 from ..loss import _forward
 from ..loss._forward import Loss
-from ..parts._radius import to_length
-from ..trees._numbers import all_finite, can_divide, norm
+from ..trees._lengths import all_finite, norm, to_length
+from ..trees._numbers import can_divide
 
 # A list of the leaves of the measured parameters, in order.
 Leaves = list[Any]

@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import _values
+from ..trees._keys import key_of
+from ..trees._lengths import inner, norm
 from ..trees._mask import only, perturbed_leaves
-from ..trees._numbers import inner, norm, ratio
+from ..trees._numbers import ratio
 from . import _arguments
 from ._compiled import Leaves
 
@@ -81,7 +83,7 @@ def random_direction(
 
 def gaussian(leaves: Leaves, seed: Any) -> Leaves:
     """Normal numbers in the shapes and the places of the leaves."""
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    keys = jax.random.split(key_of(seed), len(leaves))
     return [
         jax.device_put(jax.random.normal(key, x.shape, x.dtype), x.sharding)
         for key, x in zip(keys, leaves, strict=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..trees._numbers import all_finite
+from ..trees._lengths import all_finite
 from . import _arguments
 from ._problem import Problem, flat
 

@@ -20,7 +20,8 @@ from jaxtyping import PyTree
 
 from ..checks import _arguments as _update_arguments
 from ..checks import _kinds, _values
-from ..trees._numbers import all_finite, divided
+from ..trees._lengths import all_finite
+from ..trees._numbers import divided
 from . import _arguments, _compiled
 from ._compiled import Leaves, Measured
 from ._progress import shown

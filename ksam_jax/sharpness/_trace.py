@@ -10,6 +10,7 @@ from jaxtyping import Float, PyTree
 from matfree import stochtrace
 
 from ..checks import _values
+from ..trees._keys import key_of
 from ._hessian import like_flat, product_on_host
 from ._host import on_the_host
 from ._problem import Problem
@@ -94,7 +95,7 @@ def hessian_trace(
     _values.seed(problem.call, seed)
     with problem.showing("trace", num_samples), on_the_host() as outside:
         sample = _sampler(problem, outside)
-        keys = jax.random.split(jax.random.key(seed), num_samples)
+        keys = jax.random.split(key_of(seed), num_samples)
         return Trace(np.array([sample(key) for key in keys]))
 
 

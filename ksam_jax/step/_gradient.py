@@ -13,7 +13,8 @@ from ..loss._forward import Loss, forward, select_later, weighted
 from ..loss._residuals import depends_on_example
 from ..loss._rows import Chosen, equal_weights, fill_up, fit_to_run, split_groups
 from ..parts._selection import Evidence, Selection
-from ..trees._numbers import norm, wide_dtype
+from ..trees._lengths import norm
+from ..trees._numbers import wide_dtype
 
 
 class Problem(NamedTuple):
@@ -177,7 +178,7 @@ def perturb(params: PyTree, epsilon: PyTree, dtype: Any) -> tuple[PyTree, Float[
     leaves, treedef = jax.tree.flatten(params)
     sums = [add(p, e) for p, e in zip(leaves, treedef.flatten_up_to(epsilon), strict=True)]
     perturbed = treedef.unflatten([total for total, _ in sums])
-    return perturbed, norm([difference for _, difference in sums])
+    return perturbed, norm([difference for _, difference in sums], like=params)
 
 
 def _rounded(x: Array, dtype: Any) -> Array:

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, PyTree
 from ..loss._rows import Chosen, weighted_mean
 from ..parts._coverage import losses_to_carry
 from ..parts._selection import Selection
+from ..trees._lengths import inner, norm, unit
 from ..trees._mask import only
-from ..trees._numbers import inner, norm, ratio, real_dtype, widen
+from ..trees._numbers import ratio, real_dtype, widen
 from ._gradient import Gradient, Problem
 from ._method import Method
 
@@ -102,6 +103,7 @@ def _taken(
 
 def geometry(
     flags: PyTree | None,
+    params: PyTree,
     climbed: PyTree,
     fallen: PyTree,
     applied: Float[Array, ""],
@@ -112,9 +114,9 @@ def geometry(
     climbed = jax.tree.map(widen, climbed)
     # The descent gradient may have been taken at weights of another dtype.
     fallen = jax.tree.map(lambda f, c: f.astype(c.dtype), fallen, climbed)
-    length = norm(climbed)
-    cosine = ratio(inner(climbed, fallen), length * norm(fallen))
-    told = length, applied, cosine
+    length = norm(climbed, like=params)
+    fallen = unit(fallen, norm(fallen, like=params))
+    told = length, applied, inner(unit(climbed, length), fallen, like=params)
     return jnp.stack([x.astype(like.loss.dtype) for x in told])
 
 

@@ -87,16 +87,18 @@ def on_device(
     climb = Climb(ascent.value, epsilon, applied)
     found = Found(descent.value, told, ascent.aux, ascent.note, descent.note, climb)
     states = States(perturbation_state, ascent.state, descent.state)
-    return found if method.sync_ascent else _compared_alone(flags, found, state), states
+    if not method.sync_ascent:
+        found = _compared_alone(flags, params, found, state)
+    return found, states
 
 
 def _compared_alone(
-    flags: PyTree | None, found: Found, state: SharpnessAwareState
+    flags: PyTree | None, params: PyTree, found: Found, state: SharpnessAwareState
 ) -> Found:
     """The device's own climb, compared with the device's own descent."""
     assert found.climb is not None
     climb, descent = found.climb, found.descent
-    own = geometry(flags, climb.gradient, descent, climb.applied, state.info)
+    own = geometry(flags, params, climb.gradient, descent, climb.applied, state.info)
     return found._replace(told=jnp.concatenate([found.told, own]), climb=None)
 
 
@@ -150,7 +152,7 @@ def _ascent_gradient(
         found = gradient_over(problem, local, ascent, state, see, look_first)
     if not method.sync_ascent:
         return found
-    return found._replace(value=problem.axis.mean(found.value))
+    return found._replace(value=problem.axis.mean(found.value, params)[0])
 
 
 def _descent_gradient(

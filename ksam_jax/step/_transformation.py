@@ -6,14 +6,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from ..checks import _arguments, _kinds, _leaves, _values
+from ..checks import _arguments, _kinds, _leaves, _spread, _state, _values
 from ..devices._axis import named, on_mesh_of
 from ..loss._forward import Loss
 from ..parts._ascent import Ascent
+from ..trees._keys import drawn_alone
 from ..trees._mask import hide, masked, perturbed_leaves
 from ._gradient import Problem
 from ._info import blank_info
 from ._method import Execution, Method
+from ._reading import without_aux
 from ._state import SharpnessAwareState
 from ._update import take_step
 
@@ -44,6 +46,8 @@ def transformation(
             both_finite=jnp.array(True),
         )
 
+    expected = _state.expected(init_fn)
+
     def update_fn(
         updates,
         state,
@@ -61,14 +65,17 @@ def transformation(
         _values.loss_scale(loss_scale)
         params = _leaves.parameters("tx.update", params)
         given = _arguments.gradient_or_none(updates, params, _climbs_on(method, groups))
-        batch = _arguments.batch_arrays(batch)
+        _state.check("tx.update", without_aux(state), expected(params))
+        batch = drawn_alone("tx.update", _arguments.batch_arrays(batch))
         _arguments.bound(call, axis)
         _arguments.divides(call, batch, groups, num_microbatches)
         if method.selects or (groups > 1 and not sync_ascent):
             _arguments.selects_on_shards(call, batch, groups)
         if not sync_ascent:
             _arguments.device_s_own(call, given, batch, axis)
+        _spread.weights(call, axis, params, batch, together=sync_ascent)
         loss = Loss(loss_fn, has_aux, num_microbatches, loss_scale)
+        _spread.hidden_weights(call, loss, params, batch)
         problem = Problem(loss, batch, groups, axis)
         here = method._replace(flags=perturbed_leaves(call, mask, params))
         with on_mesh_of(batch):

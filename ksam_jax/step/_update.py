@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import _kinds, _leaves
-from ..devices._axis import mean_with, placed_as
+from ..devices._axis import placed_as, split_aux
 from ..loss._residuals import depends_on_example
 from ..parts._ascent import Ascent
 from ..parts._selection import Selection
+from ..trees._lengths import all_finite
 from ..trees._mask import hide, masked
-from ..trees._numbers import all_finite, wide_zeros
+from ..trees._numbers import wide_zeros
 from ._branch import one_of
 from ._gradient import Note, Problem
 from ._groups import in_groups
@@ -54,11 +55,11 @@ def _step(
         found, states = in_groups(method, problem, params, state, extra_args)
     else:
         found, states = on_device(method, problem, params, given, state, extra_args)
-    descent, told, aux = _averaged(problem, found)
+    descent, told, aux = _averaged(problem, params, found)
     updates, combined = descent, state.combine
     if method.sync_ascent:
         climb = found.climb or _no_climb(params, descent)
-        told = jnp.concatenate([told, _compared(method, climb, descent, state)])
+        told = jnp.concatenate([told, _compared(method, climb, params, descent, state)])
         updates, combined = _combined(method, climb, params, descent, state, extra_args)
     info, measured = as_info(told)
     after = SharpnessAwareState(
@@ -67,7 +68,7 @@ def _step(
         _learned(problem, method.descent, found.descent_note, states.descent),
         combined,
         info,
-        _both_finite(problem, info, descent, state),
+        _both_finite(problem, params, info, descent, state),
         aux,
     )
     updates = jax.tree.map(lambda u, p: u.astype(p.dtype), updates, params)
@@ -76,7 +77,11 @@ def _step(
 
 
 def _both_finite(
-    problem: Problem, info: SharpnessAwareInfo, descent: PyTree, state: SharpnessAwareState
+    problem: Problem,
+    params: PyTree,
+    info: SharpnessAwareInfo,
+    descent: PyTree,
+    state: SharpnessAwareState,
 ) -> Array:
     """Whether the two gradients are finite, the same on all devices; with a loss scale.
 
@@ -85,7 +90,7 @@ def _both_finite(
     """
     if problem.loss.scale is None:
         return state.both_finite
-    return jnp.isfinite(info.ascent_norm) & all_finite(descent)
+    return jnp.isfinite(info.ascent_norm) & all_finite(descent, like=params)
 
 
 def _absorbed(
@@ -113,14 +118,15 @@ def _perturbation_after(
     return perturbation.update(descent, state, params, **extra_args)[1]
 
 
-def _averaged(problem: Problem, found: Found) -> tuple[PyTree, Float[Array, " _"], Any]:
+def _averaged(
+    problem: Problem, params: PyTree, found: Found
+) -> tuple[PyTree, Float[Array, " _"], Any]:
     """Descent, numbers and aux: the one collective of a step but for the climb's."""
-    mine = found.descent, found.told
-    if problem.loss.is_per_example:
-        # One row per example, which stays with it.
-        return *problem.axis.mean(mine), found.aux
-    (descent, told), aux = mean_with(problem.axis, mine, found.aux)
-    return descent, told, aux
+    # With `per_example` there is one row of aux per example, which stays with it.
+    aux = None if problem.loss.is_per_example else found.aux
+    means, put_back = split_aux(aux)
+    descent, (told, means) = problem.axis.mean(found.descent, params, (found.told, means))
+    return descent, told, found.aux if aux is None else put_back(means)
 
 
 def _no_climb(params: PyTree, descent: PyTree) -> Climb:
@@ -129,10 +135,14 @@ def _no_climb(params: PyTree, descent: PyTree) -> Climb:
 
 
 def _compared(
-    method: Method, climb: Climb, descent: PyTree, state: SharpnessAwareState
+    method: Method,
+    climb: Climb,
+    params: PyTree,
+    descent: PyTree,
+    state: SharpnessAwareState,
 ) -> Float[Array, "3"]:
     flags, applied = method.flags, climb.applied
-    return geometry(flags, climb.gradient, descent, applied, state.info)
+    return geometry(flags, params, climb.gradient, descent, applied, state.info)
 
 
 def _combined(

@@ -1,10 +1,10 @@
-"""Sums over pytrees, accumulated in float32 or wider."""
+"""Dtypes wide enough to add up in, and divisions that are safe."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact, PyTree
+from jaxtyping import Array, Inexact, PyTree
 
 
 def widen(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
@@ -38,43 +38,6 @@ def divided(x: Inexact[Array, "..."], by: Any) -> Inexact[Array, "..."]:
     else:
         wide = wide / by
     return wide.astype(x.dtype)
-
-
-def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether every number of every leaf is finite."""
-    found = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(found)) if found else jnp.array(True)
-
-
-def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:
-    """Real inner product of two trees: the sum of Re(conj(a) b) over all coordinates."""
-    dtype = real_dtype(a)
-    terms = [
-        jnp.sum(jnp.real(jnp.conj(widen(x)) * widen(y))).astype(dtype)
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    ]
-    return jnp.sum(jnp.stack(terms)) if terms else jnp.zeros((), dtype)
-
-
-def norm(tree: PyTree) -> Float[Array, ""]:
-    """Euclidean norm over all leaves; complex ones count by their modulus."""
-    return jnp.sqrt(inner(tree, tree))
-
-
-def rounding_of(gradient: PyTree) -> Float[Array, ""]:
-    """Length below which a difference between this gradient and another is their rounding.
-
-    One unit of the gradient's own dtype, and eight of the float32 (or wider) arithmetic
-    that summed and averaged it. Leaf by leaf: a bfloat16 one is no excuse for the others.
-    """
-
-    def unit(g: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
-        wide = widen(g)
-        arithmetic = 8 * float(jnp.finfo(wide.dtype).eps)
-        units = max(float(jnp.finfo(g.dtype).eps), arithmetic)
-        return wide * jnp.asarray(units, wide.dtype)
-
-    return norm(jax.tree.map(unit, gradient))
 
 
 def can_divide(x: Array) -> Array:

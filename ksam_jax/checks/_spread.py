@@ -1,0 +1,82 @@
+"""Checks of weights that are spread over the devices of a mapped axis."""
+
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jaxtyping import PyTree
+
+from ..devices._axis import Axis
+from ..devices._spread import spread_over, types_tell
+
+# Primitives that move numbers between devices, by the beginning of their names.
+COLLECTIVES = ("psum", "pmax", "pmin", "all_gather", "reduce_scatter", "ppermute")
+COLLECTIVES += ("all_to_all", "pbroadcast", "ragged_all_to_all")
+
+
+def spread_axes(params: PyTree) -> set[Hashable]:
+    """The axes that some weight is spread over."""
+    return {name for leaf in jax.tree.leaves(params) for name in spread_over(leaf)}
+
+
+def weights(
+    call: str, axis: Axis, params: PyTree, batch: PyTree, *, together: bool
+) -> None:
+    """Checks that weights which devices have parts of can be climbed with here.
+
+    `together`: whether all devices climb along one gradient.
+    """
+    spread = [name for name in axis.names if name in spread_axes(params)]
+    if spread and not together:
+        raise ValueError(
+            f"{call}(sync_ascent=False): sync_ascent must be True where weights are spread "
+            f"over the axis {spread[0]!r} of axis_name, since no device has all weights to "
+            f"climb with alone; leave sync_ascent at True."
+        )
+    examples = {name for leaf in jax.tree.leaves(batch) for name in spread_over(leaf)}
+    for name in spread:
+        if name not in examples:
+            raise ValueError(
+                f"{call}(axis_name={axis.names}): axis_name must name axes that examples "
+                f"are spread over, and over {name!r} only weights are; leave {name!r} out."
+            )
+
+
+def hidden_weights(
+    call: str, loss: Callable[[PyTree, PyTree], Any], params: PyTree, batch: PyTree
+) -> None:
+    """Warns if weights may be spread where the types of arrays don't tell.
+
+    A loss of weights that are spread has to communicate; one that doesn't is traced for
+    nothing, where nobody asked for `check_vma=True`.
+    """
+    names = jax.sharding.get_abstract_mesh().manual_axes
+    if not names or types_tell(names):
+        return
+    found = _collectives(jax.make_jaxpr(loss)(params, batch).jaxpr)
+    if found:
+        warnings.warn(
+            f"{call}: inside jax.shard_map(..., check_vma=False) it can't be seen whether "
+            f"weights are spread over {' or '.join(map(repr, names))}, and loss_fn "
+            f"communicates ({', '.join(sorted(found))}): weights are taken to be the same "
+            f"on all devices; if a device has a part of them, use check_vma=True.",
+            stacklevel=4,
+        )
+
+
+def _collectives(jaxpr: Jaxpr) -> set[str]:
+    """Names of the primitives in it, and in what it calls, that communicate."""
+    found = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name.startswith(COLLECTIVES):
+            found.add(eqn.primitive.name)
+        inner = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program)
+        for program in filter(_is_program, inner):
+            found |= _collectives(getattr(program, "jaxpr", program))
+    return found
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, Jaxpr | ClosedJaxpr)

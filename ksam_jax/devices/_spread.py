@@ -1,0 +1,23 @@
+"""Which mapped axes an array is spread over: the one place that asks JAX's types for it.
+
+Inside `jax.shard_map` with `check_vma=True` the type of an array says over which axes of
+the mesh it may differ from device to device. With `check_vma=False`, and under `jax.pmap`,
+it says nothing.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import jax
+
+
+def spread_over(x: Any) -> tuple[Hashable, ...]:
+    """The axes along which this array may differ from device to device, in order."""
+    return tuple(sorted(jax.typeof(x).manual_axis_type.varying, key=str))
+
+
+def types_tell(names: Sequence[Hashable]) -> bool:
+    """Whether the types of arrays would say that they differ along these axes."""
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    mine = [name for name in names if name in manual]
+    return all(spread_over(jax.lax.axis_index(name)) for name in mine)

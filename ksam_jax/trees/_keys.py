@@ -1,0 +1,51 @@
+"""Random keys, each of which draws by itself.
+
+The implementations "rbg" and "unsafe_rbg" stand for the accelerator's own generator. Under
+`jax.vmap` it fills the whole batch's numbers from the first key, so that what an example
+draws depends on which others are beside it: chosen, cut into microbatches or grouped it
+would draw anew. Here keys are Threefry's, whose draws depend on the key and nothing else.
+"""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key, PyTree
+
+ALONE = "threefry2x32"
+# Of those that JAX has, the ones that draw by the batch.
+TOGETHER = ("rbg", "unsafe_rbg")
+
+
+def key_of(seed: Any) -> Key[Array, ""]:
+    """The key of a seed, whatever implementation is JAX's default."""
+    return jax.random.key(seed, impl=ALONE)
+
+
+def drawn_alone(call: str, batch: PyTree) -> PyTree:
+    """The batch, with keys that draw together remade into ones that draw alone."""
+    remade = jax.tree.map(_remade, batch)
+    default = str(getattr(jax.config, "jax_default_prng_impl"))  # noqa: B009
+    for path, leaf in jax.tree.leaves_with_path(batch) if default in TOGETHER else ():
+        if leaf.dtype == jnp.uint32 and leaf.shape[1:] == (4,):
+            warnings.warn(
+                f"{call}(batch=...): batch{jax.tree_util.keystr(path)} looks like raw "
+                f"random keys, and with jax_default_prng_impl={default!r} what an example "
+                f"draws from them depends on the others that are run with it; make keys "
+                f"with jax.random.key(seed) instead of jax.random.PRNGKey(seed).",
+                stacklevel=4,
+            )
+    return remade
+
+
+def _remade(leaf: Array) -> Array:
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    if str(jax.random.key_impl(leaf)) not in TOGETHER:
+        return leaf
+    data, fold = jax.random.key_data(leaf), jax.random.fold_in
+    for _ in range(leaf.ndim):
+        fold = jax.vmap(fold)
+    keys = jax.random.wrap_key_data(data[..., :2], impl=ALONE)
+    return fold(fold(keys, data[..., 2]), data[..., 3])
