@@ -6,13 +6,14 @@ test examples are among another's validation examples.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.cli import UsageError
 from experiments.configs.compare import Protocol
 from experiments.files import write_json
+from experiments.methods import COMMON, METHODS
 
 FOLDER = Path(__file__).parent / "configs" / "chosen"
 
@@ -63,6 +64,31 @@ class Choices:
         self.splits.setdefault(str(split), {})[method] = entry
         in_order = dict(sorted(self.splits.items(), key=lambda item: int(item[0])))
         write_json(self.path, {"settings": self.settings, "splits": in_order})
+
+
+def at_settings_of(baseline: str, choices: Choices, methods: Iterable[str]) -> Choices:
+    """The methods at a baseline's learning rate and weight decay, as a stranger has them.
+
+    What is a method's own, as its radius, is at the library's default.
+    """
+
+    def entry(split: str, name: str) -> dict[str, Any]:
+        values = choices.choice(baseline, int(split)).values
+        takes = METHODS[name].takes
+        return {
+            "hyperparameters": {x: values[x] for x in COMMON}
+            | {x: float(takes[x].default) for x in METHODS[name].own}
+        }
+
+    names = {baseline, *methods}
+    splits = {
+        split: {name: entry(split, name) for name in names} for split in choices.splits
+    }
+    how = choices.settings.get("how", "")
+    label = METHODS[baseline].label
+    said = f"those chosen for {label} for all methods, and each method's default radius"
+    settings = choices.settings | {"how": f"{said}; chosen so: {how}"}
+    return replace(choices, settings=settings, splits=splits)
 
 
 def path_of(dataset: str, label_noise: float, folder: Path = FOLDER) -> Path:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
 from tyro.conf import arg
@@ -89,6 +89,13 @@ class Options:
             help_behavior_hint="(default: experiments/configs/chosen)",
         ),
     ] = choices.FOLDER
+    settings: Annotated[
+        Literal["own", "sgd"],
+        arg(
+            help="own: each method's, as they were searched for it; sgd: SGD's learning "
+            "rate and weight decay for all, with each method's default radius."
+        ),
+    ] = "own"
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,9 @@ def prepared(
     folder = cli.writable(options.out / options.dataset)
     noise = options.label_noise
     chosen = choices.best_available(options.dataset, noise, options.chosen)
+    if options.settings == "sgd":
+        chosen.require({"sgd"})
+        chosen = choices.at_settings_of("sgd", chosen, required)
     chosen.require(required)
     return prepare(dataset, protocol, chosen, options.seeds, noise), folder
 
