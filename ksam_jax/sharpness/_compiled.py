@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PyTree
 from ..loss import _forward
 from ..loss._forward import Loss
 from ..parts._radius import to_length
+from ..trees._nodes import renewed
 from ..trees._numbers import all_finite, can_divide, norm
 
 # A list of the leaves of the measured parameters, in order.
@@ -154,6 +155,7 @@ def climbs(
     mean = jnp.full((size,), 1 / size, jnp.result_type(float))
 
     def climb(rows: PyTree) -> tuple[Array, Array]:
+        rows = renewed(rows)
         clean, _, gradient = _forward.weighted(loss, free, rows, mean)
         direction, _ = scaled(gradient)
         epsilon = to_length(direction, norm(direction), rho)

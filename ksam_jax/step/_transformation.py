@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from ..checks import _arguments, _kinds, _leaves, _values
+from ..checks import _arguments, _kinds, _leaves, _sizes, _values
 from ..devices._axis import named, on_mesh_of
 from ..loss._forward import Loss
 from ..parts._ascent import Ascent
@@ -69,6 +69,8 @@ def transformation(
         if not sync_ascent:
             _arguments.device_s_own(call, given, batch, axis)
         loss = Loss(loss_fn, has_aux, num_microbatches, loss_scale)
+        if method.selects or groups > 1 or num_microbatches > 1 or loss.is_per_example:
+            _sizes.warn_of_static_size(call, batch)
         problem = Problem(loss, batch, groups, axis)
         here = method._replace(flags=perturbed_leaves(call, mask, params))
         with on_mesh_of(batch):

@@ -13,6 +13,7 @@ from ..loss._residuals import depends_on_example
 from ..parts._ascent import Ascent
 from ..parts._selection import Selection
 from ..trees._mask import hide, masked
+from ..trees._nodes import with_rows
 from ..trees._numbers import all_finite, wide_zeros
 from ._branch import one_of
 from ._gradient import Note, Problem
@@ -212,7 +213,7 @@ def _refuse_own_memory(
         batch, (chosen, losses) = seen
         return learn(batch, chosen, losses, state, joined)
 
-    seen = jax.tree.map(lambda x: x[None], (problem.batch, note))
+    seen = with_rows(lambda x: x[None], (problem.batch, note), before=0)
     if jax.tree.leaves(state) and any(depends_on_example(next_state, (), seen)):
         raise ValueError(
             f"{selection.call}: the state that learn returns must depend on the examples "
