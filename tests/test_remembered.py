@@ -28,6 +28,7 @@ import ksam_jax
 
 SIZE, N = 9, 4
 NAN, INF = math.nan, math.inf
+NOT_USED = float(np.finfo(np.float32).max)
 RHO = 0.5
 
 # Example i has the loss value_i * |w|^2 / 2, with four weights: 2 value_i at w = 1.
@@ -89,7 +90,7 @@ K_SAM, MOMENTUM = k_sam(), momentum()
 
 def memory(**known):
     """A memory in which nothing is known but what is given: `_3=2.0` for example 3."""
-    return [known.get(f"_{i}", INF) for i in range(SIZE)]
+    return [known.get(f"_{i}", NOT_USED) for i in range(SIZE)]
 
 
 @pytest.mark.parametrize("has_aux", [False, True])
