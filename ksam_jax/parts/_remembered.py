@@ -138,7 +138,7 @@ def _scores(
     # A batch of bad ones alone gets another try.
     known = jnp.where(jnp.all(jnp.isnan(known)), NOT_USED, known)
     # States that were saved by 0.1.0 have an infinity there.
-    return jnp.where(jnp.isposinf(known), NOT_USED, known)
+    return jnp.minimum(known, NOT_USED)
 
 
 def _numbers(index: Any, batch: PyTree, n: int, size: int) -> Int[Array, " N"]:
