@@ -46,18 +46,8 @@ def remembered():
     return highest_remembered_loss(3, 2 * N)
 
 
-PLAIN = [
-    "sam",
-    "asam",
-    "random_sam",
-    "k_sam",
-    "esam",
-    "f_sam",
-    "gsam",
-    "look_sam",
-    "le_sam",
-    "vasso",
-]
+PLAIN = ["sam", "asam", "random_sam", "k_sam", "esam", "f_sam", "gsam", "look_sam"]
+PLAIN += ["le_sam", "vasso", "mean_gradient"]
 NO_CLEAN = {"loss", "sharpness"}
 # What each doesn't know after four steps of a loss without aux.
 METHODS: dict[str, tuple[Any, set[str]]] = {
@@ -66,7 +56,6 @@ METHODS: dict[str, tuple[Any, set[str]]] = {
         name: (getattr(ksam_jax, name)(), NO_CLEAN)
         for name in ("momentum_sam", "k_momentum_sam", "adaptive_momentum_sam")
     },
-    "mean_gradient": (ksam_jax.mean_gradient(), set()),
     "k": (ksam_jax.k_sam(k=2, skip=1), set()),
     "groups": (ksam_jax.k_sam(k=2, groups=2), set()),
     "m-sharpness": (ksam_jax.esam(groups=2, sync_ascent=False), set()),
