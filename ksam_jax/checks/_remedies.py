@@ -61,7 +61,8 @@ def for_losses(shape: tuple[int, ...], n: int) -> str:
             f"if each example has {size // n} of them, one after the other, take their "
             f"mean, losses.reshape({n}, -1).mean(axis=1), {wrap}. {subset}"
         )
-    return f"return one for each example, {wrap}. {subset}"
+    stack = "or stack the examples, if batch is a list of them"
+    return f"return one for each example, {wrap}, {stack}. {subset}"
 
 
 def for_vector(shape: tuple[int, ...]) -> str:
