@@ -555,7 +555,7 @@ def test_a_gradient_handed_in_gives_the_same_step():
     check_trees_equal(given, computed, rtol=1e-13)
     info = ksam_jax.get_info(state)
     assert [float(info.loss), float(info.sharpness)] == [2.0**100, 2.0**100]
-    assert math.isfinite(info.perturbed_loss)
+    assert info.perturbed_loss < 2.0**100
 
 
 def test_the_sharpness_is_unknown_if_the_two_passes_share_no_example():
@@ -569,7 +569,7 @@ def test_the_sharpness_is_unknown_if_the_two_passes_share_no_example():
         _, state = one_step(tx, w, bowls, batch)
     info = ksam_jax.get_info(state)
     assert float(info.sharpness) == 2.0**100
-    assert math.isfinite(info.loss + info.perturbed_loss)
+    assert info.loss + info.perturbed_loss < 2.0**100
 
 
 # -------------------------------------------------------------- other libraries
