@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from problems import initial
 
-import ksam_jax
+import ksam_jax as library
 from ksam_jax import highest_remembered_loss, past_descent, random_subset, scale_to_radius
 
+# Given NumPy arrays and no updates.
+ksam_jax: Any = library
 N, UNKNOWN = 8, 2.0**100
 RNG = np.random.default_rng(0)
 BATCH = {

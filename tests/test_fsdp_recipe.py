@@ -11,8 +11,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from problems import initial, quick_jit
 
-import ksam_jax
+import ksam_jax as library
 
+ksam_jax: Any = library
 DEVICES, N, FEATURES, STEPS = 8, 40, 16, 4
 RNG = np.random.default_rng(3)
 BATCH = {
@@ -51,7 +52,7 @@ METHODS = {
 
 
 def trained(method, loss_fn, w: Any, batch: Any) -> Any:
-    tx = optax.chain(method, optax.sgd(0.01, momentum=0.9))
+    tx: Any = optax.chain(method, optax.sgd(0.01, momentum=0.9))
 
     @quick_jit
     def step(w, state):

@@ -19,8 +19,10 @@ import pytest
 from jax.experimental import sparse
 from problems import quick_jit
 
-import ksam_jax
+import ksam_jax as library
 
+# Given what its annotations refuse.
+ksam_jax: Any = library
 N, FEATURES, RHO = 12, 5, 0.3
 
 
@@ -66,7 +68,7 @@ def step(tx, loss_fn, batch, steps=2):
     """The update after some steps at the same weights, and what the last step says."""
 
     def run(batch):
-        w, state = jnp.asarray(W), tx.init(jnp.asarray(W))
+        w, state, update = jnp.asarray(W), tx.init(jnp.asarray(W)), None
         for _ in range(steps):
             update, state = tx.update(None, state, w, loss_fn=loss_fn, batch=batch)
         return update, ksam_jax.get_info(state)
