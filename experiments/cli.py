@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import tyro
 
 Config = TypeVar("Config")
@@ -190,9 +191,14 @@ def changed(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
-    """Calls `main` and returns the exit status: a UsageError is a line and status 2."""
+    """Calls `main` and returns the exit status: a UsageError is a line and status 2.
+
+    Flax and Optax mix dtypes, so JAX_NUMPY_DTYPE_PROMOTION=strict, as a user may have set
+    it for programs of their own, doesn't hold in here.
+    """
     try:
-        return main(argv)
+        with jax.numpy_dtype_promotion("standard"):
+            return main(argv)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

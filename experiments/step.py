@@ -14,6 +14,9 @@ from experiments.baselines import GradientState
 from experiments.models.pure import PureModel, Variables
 from ksam_jax import LossScaleState
 
+# As in ksam_jax's info, so that jax_debug_infs can be on.
+UNKNOWN = 2.0**100
+
 
 class Optimizer(NamedTuple):
     """A method that makes the gradient, and the optimizer that it is chained before."""
@@ -41,8 +44,8 @@ class TrainState(NamedTuple):
 class Note(NamedTuple):
     """What a step says about itself; see `ksam_jax.SharpnessAwareInfo`.
 
-    All are infinite where the method doesn't know them, but the last two. Of a skipped step
-    the numbers are those of the last one that was made.
+    Where the method doesn't know them all but the last two are `UNKNOWN`, on the host
+    infinite. Of a skipped step the numbers are those of the last one that was made.
 
     Attributes:
       loss, perturbed_loss, sharpness, ascent_norm, perturbation_norm, cosine, examples: as
@@ -126,7 +129,7 @@ def _take_aux(told: PyTree) -> tuple[PyTree, PyTree]:
 def _note(told: PyTree, gradient: PyTree) -> Note:
     own = {"gradient_norm": optax.tree.norm(gradient), "skipped": jnp.zeros(())}
     if isinstance(told, GradientState):
-        unknown = dict.fromkeys(Note._fields, jnp.full((), jnp.inf))
+        unknown = dict.fromkeys(Note._fields, jnp.full((), UNKNOWN))
         return Note(**unknown | {"loss": told.loss} | own)
     info = ksam_jax.get_info(told)._asdict()
     return Note(**{name: info[name] for name in Note._fields if name in info}, **own)
@@ -156,7 +159,12 @@ def first_failure(notes: Note) -> int | None:
 
 def stacked(notes: list[Note]) -> Note:
     """The notes of several steps, each number as an array (steps,) on the host."""
-    return jax.tree.map(lambda *values: np.stack(values), *jax.device_get(notes))
+
+    def on_host(*values: Any) -> np.ndarray:
+        found = np.stack(values)
+        return np.where(found == UNKNOWN, np.asarray(np.inf, found.dtype), found)
+
+    return jax.tree.map(on_host, *jax.device_get(notes))
 
 
 def mean(notes: Note) -> Note:

@@ -1,6 +1,7 @@
 """Valid uses that once trained something else in silence, by kind, and the right value."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,7 @@ SPREAD = {
 
 def trained(method, loss_fn, params, batch, num_steps=STEPS):
     """Params and the last info of some steps with SGD."""
-    tx = optax.chain(method, optax.sgd(0.05, momentum=0.9))
+    tx: Any = optax.chain(method, optax.sgd(0.05, momentum=0.9))
 
     def step(carry, _):
         params, state = carry
@@ -157,7 +158,7 @@ def test_a_small_or_large_gradient_of_spread_weights(scale):
     specs = SPREAD["fsdp"][2]
 
     def run(params, batch):
-        tx = ksam_jax.sam(rho=0.05, axis_name="data")
+        tx: Any = ksam_jax.sam(rho=0.05, axis_name="data")
         args = {"loss_fn": scaled(gathered_loss), "batch": batch}
         return ksam_jax.get_info(tx.update(None, tx.init(params), params, **args)[1])
 
@@ -235,7 +236,7 @@ def keyed(impl, n=64, seed=3):
 def test_an_example_draws_the_same_alone_and_in_company(impl, keep):
     batch, w = keyed(impl), jnp.arange(1.0, 6.0)
     loss_fn = ksam_jax.per_example(dropout_loss, keep=keep)
-    tx = ksam_jax.k_sam(rho=0.0, k=0.25)
+    tx: Any = ksam_jax.k_sam(rho=0.0, k=0.25)
     _, state = tx.update(None, tx.init(w), w, loss_fn=loss_fn, batch=batch)
     info = ksam_jax.get_info(state)
     assert float(info.sharpness) == 0
@@ -263,7 +264,7 @@ def test_microbatches_draw_as_the_joined_batch(make, wrap):
     batch, w = keyed("rbg"), jnp.arange(1.0, 6.0)
     found = []
     for parts in (1, 4):
-        tx = make(num_microbatches=parts)
+        tx: Any = make(num_microbatches=parts)
         updates, _ = tx.update(None, tx.init(w), w, loss_fn=wrap(dropout_loss), batch=batch)
         found.append(updates)
     np.testing.assert_allclose(*found, rtol=1e-5)
@@ -277,7 +278,7 @@ def test_what_is_drawn_does_not_depend_on_the_default_implementation(make):
     params, batch = weights(), examples()
 
     def updates():
-        tx = make(groups=4)
+        tx: Any = make(groups=4)
         return tx.update(None, tx.init(params), params, loss_fn=plain_loss, batch=batch)[0]
 
     expected = updates()
@@ -288,7 +289,8 @@ def test_what_is_drawn_does_not_depend_on_the_default_implementation(make):
 
 def test_raw_keys_are_named_where_they_would_draw_together():
     batch = {"x": jnp.ones((4, 2)), "key": jnp.zeros((4, 4), jnp.uint32)}
-    tx, w = ksam_jax.sam(), jnp.ones(2)
+    w = jnp.ones(2)
+    tx: Any = ksam_jax.sam()
     loss_fn = batched(lambda w, example: example["x"] @ w)
     told = pytest.warns(UserWarning, match=r"batch\['key'\] looks like raw random keys")
     with jax.default_prng_impl("rbg"), told:
@@ -318,7 +320,7 @@ def remembering(num_examples):
     )
 
 
-def one_step(tx, state):
+def one_step(tx: Any, state):
     params, batch = weights(), examples() | {"index": jnp.arange(N) % 8}
     return tx.update(None, state, params, loss_fn=plain_loss, batch=batch)
 
@@ -335,7 +337,7 @@ def states():
 
 @pytest.mark.parametrize("mine", SWITCHED)
 def test_the_state_of_another_method_is_refused_unless_it_is_alike(mine, states):
-    tx = SWITCHED[mine]()
+    tx: Any = SWITCHED[mine]()
     others = [x for x in states.values() if described(x) != described(states[mine])]
     assert len(others) > 10
     for foreign in others:
@@ -347,7 +349,7 @@ def test_the_state_of_another_method_is_refused_unless_it_is_alike(mine, states)
     "name", ["f_sam", "vasso", "look_sam", "momentum_sam", "every f_sam"]
 )
 def test_the_state_of_other_parameters_is_refused(name):
-    tx = SWITCHED[name]()
+    tx: Any = SWITCHED[name]()
     with pytest.raises(ValueError, match=r"state must be what"):
         one_step(tx, tx.init({"w": jnp.zeros((3, 2))}))
 
@@ -377,7 +379,8 @@ def test_small_and_large_gradients_climb_as_others_do(name, scale):
     batches = jnp.asarray(rng.normal(0.5, 1.0, (3, 8, 3)).astype(np.float32))
     told = []
     for factor in (1.0, scale):
-        tx, w = METHODS[name](), jnp.array([1.0, 2.0, 2.0])
+        w = jnp.array([1.0, 2.0, 2.0])
+        tx: Any = METHODS[name]()
         state = tx.init(w)
         for batch in batches:
             u, state = tx.update(None, state, w, loss_fn=linear(factor), batch=batch)
@@ -390,7 +393,8 @@ def test_small_and_large_gradients_climb_as_others_do(name, scale):
 @pytest.mark.parametrize("size", [1e-37, 1e-20, 1e-12, 1e20, 1e35])
 def test_a_radius_of_a_small_or_large_gradient(size):
     """By hand: (1, 2, 2) has length 3."""
-    tx, w = ksam_jax.sam(rho=0.05), jnp.zeros(3)
+    w = jnp.zeros(3)
+    tx: Any = ksam_jax.sam(rho=0.05)
     batch = jnp.array([[1.0, 2.0, 2.0]]) * size
     _, state = tx.update(None, tx.init(w), w, loss_fn=lambda w, b: b @ w, batch=batch)
     info = ksam_jax.get_info(state)
@@ -414,7 +418,7 @@ def test_likewise_in_float64(size):
 def test_a_step_with_a_gradient_of_zero_has_a_derivative(name):
     """That of the plain gradient, as the step is: the mean of x x^T, at weights of zero."""
     batch = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32))
-    tx = METHODS[name]()
+    tx: Any = METHODS[name]()
 
     def loss_fn(w, batch):
         return (batch @ w) ** 2 / 2

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..checks import _arguments, _leaves, _values
+from ..checks._words import shown
 from ..step._reading import without_aux
 from ..step._state import our_states
 from ..trees._lengths import all_finite
@@ -187,7 +188,7 @@ def _is_sound(updates: PyTree, after: PyTree, params: PyTree) -> Bool[Array, ""]
 def _check_inner(call: str, inner: Any) -> None:
     if not isinstance(inner, optax.GradientTransformation):
         raise TypeError(
-            f"{call}(inner={inner!r}): inner must be a transformation that computes "
+            f"{call}(inner={shown(inner)}): inner must be a transformation that computes "
             f"gradients, such as optax.chain(ksam_jax.k_sam(), optax.sgd(0.1)); got type "
             f"{type(inner).__name__}."
         )

@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..devices._axis import Axis, shards_of
-from . import _leaves
+from ..nodes._with_rows import renewed
+from . import _leaves, _remedies
+from ._words import several, shown
 
 _UPDATE = "tx.update"
 _LINE = "tx.update(None, opt_state, params, loss_fn=loss_fn, batch=batch)"
@@ -26,8 +28,8 @@ def present(params: Any, loss_fn: Any, batch: Any) -> None:
             )
     if not callable(loss_fn):
         raise TypeError(
-            f"{_UPDATE}(loss_fn={loss_fn!r}): loss_fn must be a function (params, batch) "
-            f"-> losses of shape (N,); got type {type(loss_fn).__name__}."
+            f"{_UPDATE}(loss_fn={shown(loss_fn)}): loss_fn must be a function (params, "
+            f"batch) -> losses of shape (N,); got type {type(loss_fn).__name__}."
         )
 
 
@@ -51,18 +53,21 @@ def batch_arrays(
             raise TypeError(
                 f"{call}({name}=...): the leaves of batch must be arrays of numbers, bools "
                 f"or keys, but {_leaves.path_to('batch', path)} has type "
-                f"{type(leaf).__name__}; leave it out of batch."
+                f"{type(leaf).__name__}; "
+                f"{_remedies.for_leaf(_leaves.path_to('batch', path), leaf)}."
             )
+    _leaves.rows_of_sparse(call, name, batch)
     shapes = {_leaves.path_to("batch", path): jnp.shape(leaf) for path, leaf in leaves}
     # A scalar leaf has no leading axis: count it as less than empty, which is refused.
     sizes = {shape[0] if shape else -1 for shape in shapes.values()}
     if len(sizes) == 1 and min(sizes) >= least:
-        return jax.tree.map_with_path(functools.partial(_as_array, call, name), batch)
-    found = ", ".join(f"{path}: {shape}" for path, shape in shapes.items())
+        arrays = jax.tree.map_with_path(functools.partial(_as_array, call, name), batch)
+        return renewed(arrays)
+    found = several(f"{path}: {shape}" for path, shape in shapes.items())
     raise ValueError(
         f"{call}({name}=...): the leaves of batch must be arrays with the same leading "
-        f"axis of N{' >= 1' * least} examples; got {found or 'no leaves'}; what isn't per "
-        f"example belongs into a closure of loss_fn."
+        f"axis of N{' >= 1' * least} examples; got {found or 'no leaves'}; "
+        f"{_remedies.for_batch(batch, shapes)}."
     )
 
 
@@ -223,15 +228,12 @@ def one_loss_per_example(losses: Any, n: int, call: str = _UPDATE) -> Array:
     rule = f"{call}(loss_fn=...): loss_fn must return one loss per example, shape ({n},)"
     if not isinstance(losses, jax.Array | np.ndarray | np.generic | float | int):
         raise TypeError(
-            f"{rule}; got {type(losses).__name__}; if it returns (losses, aux), pass "
-            f"has_aux=True."
+            f"{rule}; got {type(losses).__name__}; {_remedies.for_no_losses(losses)}."
         )
     losses = jnp.asarray(losses)
     if losses.shape != (n,):
         raise ValueError(
-            f"{rule}; got shape {losses.shape}; remove the mean (or the sum) over the "
-            f"batch, or wrap one example's loss in ksam_jax.per_example. (A subset of the "
-            f"batch has its own length: all that is per example belongs into batch.)"
+            f"{rule}; got shape {losses.shape}; {_remedies.for_losses(losses.shape, n)}"
         )
     if not jnp.issubdtype(losses.dtype, jnp.floating):
         raise TypeError(f"{rule}, real floating-point; got dtype {losses.dtype}; cast it.")

@@ -9,18 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from . import _remedies
+from ._words import shown
+
 
 def listed(call: str, name: str, value: Any, least: int) -> list[Any]:
     """Returns the items of a list, a tuple or an array of one axis, `least` or more."""
     is_vector = is_array(value) and value.ndim == 1
     if not is_vector and not isinstance(value, list | tuple):
         raise TypeError(
-            f"{call}({name}={value!r}): {name} must be a list; got {described(value)}."
+            f"{call}({name}={shown(value)}): {name} must be a list; got {described(value)}."
         )
     items = list(value)
     if len(items) < least:
         raise ValueError(
-            f"{call}({name}={value!r}): {name} must have {least} or more items."
+            f"{call}({name}={shown(value)}): {name} must have {least} or more items."
         )
     return items
 
@@ -29,7 +32,7 @@ def one_of(call: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Checks that `value` is one of the words in `choices`."""
     if not isinstance(value, str) or value not in choices:
         words = ", ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"{call}({name}={value!r}): {name} must be one of {words}.")
+        raise ValueError(f"{call}({name}={shown(value)}): {name} must be one of {words}.")
 
 
 def float_dtype(call: str, dtype: Any) -> None:
@@ -44,7 +47,7 @@ def float_dtype(call: str, dtype: Any) -> None:
         fits = False
     if not fits:
         raise TypeError(
-            f"{call}(perturbed_dtype={dtype!r}): perturbed_dtype must be a "
+            f"{call}(perturbed_dtype={shown(dtype)}): perturbed_dtype must be a "
             f"floating-point dtype of 16 bits or more such as jnp.float32, or None to keep "
             f"the parameters' own."
         )
@@ -57,7 +60,7 @@ def devices(call: str, axis_name: Any, sync_ascent: Any, groups: Any) -> None:
     fits = all(isinstance(n, Hashable) and not isinstance(n, int) for n in names)
     if not names or not fits:
         raise TypeError(
-            f"{call}(axis_name={axis_name!r}): axis_name must be the name of a mapped "
+            f"{call}(axis_name={shown(axis_name)}): axis_name must be the name of a mapped "
             f"axis, a tuple of names, or None; got {described(axis_name)}."
         )
     switch(call, "sync_ascent", sync_ascent)
@@ -72,7 +75,7 @@ def switch(call: str, name: str, value: Any) -> None:
     """Checks that `value` is a bool."""
     if not isinstance(value, bool):
         raise TypeError(
-            f"{call}({name}={value!r}): {name} must be True or False; got "
+            f"{call}({name}={shown(value)}): {name} must be True or False; got "
             f"{described(value)}."
         )
 
@@ -101,14 +104,15 @@ def is_array(value: Any) -> bool:
 
 def described(value: Any) -> str:
     """A value and its type, for a message."""
-    return f"{value!r} of type {type(value).__name__}"
+    return f"{shown(value)} of type {type(value).__name__}"
 
 
 def function(call: str, name: str, value: Any) -> None:
     """Checks that a loss is callable."""
     if not callable(value):
         raise TypeError(
-            f"{call}({name}={value!r}): {name} must be a function; got {described(value)}."
+            f"{call}({name}={shown(value)}): {name} must be a function; got "
+            f"{described(value)}."
         )
 
 
@@ -118,7 +122,7 @@ def words(call: str, name: str, value: Any, choices: tuple[str, ...]) -> frozens
     if not isinstance(given, tuple | list | set | frozenset):
         quoted = ", ".join(f'"{choice}"' for choice in choices)
         raise TypeError(
-            f"{call}({name}={value!r}): {name} must be a collection of words out of "
+            f"{call}({name}={shown(value)}): {name} must be a collection of words out of "
             f"{quoted}; got {described(value)}."
         )
     for word in given:
@@ -131,7 +135,7 @@ def name(call: str, given: Any, function: Callable | None) -> str:
     if isinstance(given, str):
         return given or getattr(function, "__name__", type(function).__name__)
     raise TypeError(
-        f"{call}(call={given!r}): call must be a string, for messages to show; got "
+        f"{call}(call={shown(given)}): call must be a string, for messages to show; got "
         f"{described(given)}."
     )
 
@@ -146,8 +150,8 @@ def called(call: str, name: str, value: Callable, takes: str, *args: Any) -> Any
         if is_its_own and _binds(value, args):
             raise
         raise TypeError(
-            f"{call}({name}={value!r}): {name} must be a function that can be called with "
-            f"{takes}; got one for which {error}."
+            f"{call}({name}={shown(value)}): {name} must be a function that can be called "
+            f"with {takes}; got one for which {error}."
         ) from error
 
 
@@ -173,7 +177,7 @@ def vector(call: str, name: str, value: Any) -> Array:
     if array.ndim != 1 or not array.size or not is_real:
         raise ValueError(
             f"{call}({name}=...): {name} must be real floating-point numbers of shape "
-            f"(N,), N >= 1; got shape {array.shape} and dtype {array.dtype}; pass one "
-            f"loss per example."
+            f"(N,), N >= 1; got shape {array.shape} and dtype {array.dtype}; "
+            f"{_remedies.for_vector(array.shape)}."
         )
     return jnp.asarray(array)

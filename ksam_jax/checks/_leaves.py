@@ -10,7 +10,9 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from . import _kinds
+from ..nodes._with_rows import is_own_node, is_sparse, knows_size
+from . import _kinds, _remedies
+from ._words import shortened, shown
 
 
 def no_generator(call: str, name: str, tree: Any) -> None:
@@ -62,7 +64,8 @@ def parameters(call: str, params: PyTree, name: str = "params") -> PyTree:
     arrays = floating(call, name, params, remedy)
     if not jax.tree.leaves(arrays):
         raise ValueError(
-            f"{call}({name}={params!r}): {name} has no leaves; pass the model's parameters."
+            f"{call}({name}={shown(params)}): {name} has no leaves; pass the model's "
+            f"parameters."
         )
     return arrays
 
@@ -80,6 +83,8 @@ def _all_inexact(
     for path, leaf in jax.tree.leaves_with_path(tree):
         if not isinstance(leaf, kinds):
             kind = f"type {type(leaf).__name__}"
+            if _remedies.is_foreign_array(leaf):
+                remedy = f"pass np.asarray({path_to(name, path)})"
         elif jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
         else:
@@ -140,7 +145,7 @@ def difference(name: str, tree: PyTree, params: PyTree) -> str | None:
     Numbers have to be floating-point ones: real for real parameters, or both complex.
     """
     if jax.tree.structure(tree) != jax.tree.structure(params):
-        return f"structure {jax.tree.structure(tree)} for {jax.tree.structure(params)}"
+        return f"structure {structure_of(tree)} for {structure_of(params)}"
     pairs = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True)
     for (path, leaf), param in pairs:
         shape, dtype = np.shape(leaf), dtype_of(leaf)
@@ -172,7 +177,8 @@ def next_state(call: str, name: str, state: Any, before: PyTree) -> PyTree:
     if found != known:
         raise ValueError(
             f"{call}: {name} must return a state with the structure, shapes and dtypes of "
-            f"that which it is given; got {found} for {known}."
+            f"that which it is given; got {shortened(str(found))} for "
+            f"{shortened(str(known))}."
         )
     return state
 
@@ -181,6 +187,32 @@ def kinds(tree: PyTree) -> tuple[Any, list[Any]]:
     """What two trees have to agree in to stand for each other: structure and arrays."""
     leaves, treedef = jax.tree.flatten(tree)
     return treedef, [(np.shape(leaf), dtype_of(leaf)) for leaf in leaves]
+
+
+def structure_of(tree: PyTree) -> str:
+    """A tree's structure, for a message."""
+    return shortened(str(jax.tree.structure(tree)))
+
+
+def rows_of_sparse(call: str, name: str, batch: PyTree) -> None:
+    """Checks that each sparse matrix in there is one that JAX can take rows of."""
+    for path, node in jax.tree.leaves_with_path(batch, is_leaf=is_own_node):
+        if not is_sparse(node) or _has_rows(node):
+            continue
+        raise ValueError(
+            f"{call}({name}=...): a sparse matrix in batch must be stored row by row, so "
+            f"that examples can be taken out of it, but {path_to('batch', path)} is a "
+            f"{type(node).__name__} of shape {node.shape} that isn't; pass "
+            f"jax.experimental.sparse.BCOO.fromdense(x, n_batch=1), or of a BCOO "
+            f"jax.experimental.sparse.bcoo_update_layout(x, n_batch=1)."
+        )
+
+
+def _has_rows(node: Any) -> bool:
+    try:
+        return knows_size(node)
+    except Exception:
+        return False
 
 
 def dtype_of(leaf: Any) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from . import _kinds
+from ._words import shown
 
 
 def scalar(call: str, name: str, value: Any, rule: str, holds: Callable) -> None:
@@ -24,7 +25,7 @@ def scalar(call: str, name: str, value: Any, rule: str, holds: Callable) -> None
     plain = plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
         raise TypeError(
-            f"{call}({name}={value!r}): {name} must be {rule}, got "
+            f"{call}({name}={shown(value)}): {name} must be {rule}, got "
             f"{_kinds.described(value)}; pass a real number."
         )
     if not holds(_as_float(plain)):
@@ -106,8 +107,8 @@ def seed(call: str, value: Any) -> None:
     fits = not isinstance(value, int) or -(2**63) <= value < 2**63
     if array.ndim or not fits or not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
-            f"{call}(seed={value!r}): seed must be one integer from -2**63 to 2**63 - 1; "
-            f"got {_kinds.described(value)}."
+            f"{call}(seed={shown(value)}): seed must be one integer from -2**63 to "
+            f"2**63 - 1; got {_kinds.described(value)}."
         )
 
 
@@ -118,10 +119,10 @@ def size(
     rule = f"{name} must be {rule}"
     plain = None if isinstance(value, Tracer) else plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Integral):
-        shown = "<traced>" if isinstance(value, Tracer) else repr(value)
+        text = "<traced>" if isinstance(value, Tracer) else shown(value)
         kind = type(value).__name__
         raise TypeError(
-            f"{call}({name}={shown}): {rule}, known when the step is traced; got {shown} "
+            f"{call}({name}={text}): {rule}, known when the step is traced; got {text} "
             f"of type {kind}."
         )
     if plain < least:
@@ -141,9 +142,9 @@ def whole(call: str, name: str, value: Any, least: int) -> None:
     rule = f"{name} must be an integer >= {least}, or a traced one"
     plain = value if isinstance(value, Tracer) else plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Integral):
-        shown = "<traced>" if isinstance(value, Tracer) else repr(value)
+        text = "<traced>" if isinstance(value, Tracer) else shown(value)
         kind = type(value).__name__
-        raise TypeError(f"{call}({name}={shown}): {rule}; got one of type {kind}.")
+        raise TypeError(f"{call}({name}={text}): {rule}; got one of type {kind}.")
     if not least <= int(plain) < 2**31:
         raise ValueError(f"{call}({name}={plain}): {rule}, below 2**31; got {plain}.")
 
@@ -162,7 +163,8 @@ def boundaries(call: str, num_methods: int, steps: list[Any]) -> None:
         is_known = not isinstance(before, Tracer) and not isinstance(after, Tracer)
         if is_known and int(before) > int(after):
             raise ValueError(
-                f"{call}(boundaries={steps!r}): boundaries must be in rising order; got "
+                f"{call}(boundaries={shown(steps)}): boundaries must be in rising "
+                f"order; got "
                 f"{before!r} before {after!r}; sort them, and the methods with them."
             )
 

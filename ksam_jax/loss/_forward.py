@@ -42,7 +42,7 @@ class Loss(NamedTuple):
     def __call__(self, params: PyTree, batch: PyTree) -> tuple[Float[Array, " N"], Any]:
         """Returns `(losses, aux)`, aux being None where the user has none."""
         n = jax.tree.leaves(batch)[0].shape[0]
-        args = (params, batch)
+        args = (params, to_draw_again(batch))
         out = _kinds.called("tx.update", "loss_fn", self.loss_fn, "params and batch", *args)
         return _arguments.losses_and_aux(out, n, self.has_aux)
 
@@ -65,6 +65,20 @@ class Loss(NamedTuple):
         if self.scale is None:
             return gradient
         return jax.tree.map(lambda g: divided(g, self.scale), gradient)
+
+
+def to_draw_again(batch: PyTree) -> PyTree:
+    """The batch with keys that count as new ones to `jax_debug_key_reuse`.
+
+    Both passes draw the same from an example's key on purpose. Costs no operation; a key
+    that the loss itself uses twice is found as before.
+    """
+
+    def clone(leaf: Array) -> Array:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.clone(leaf) if is_key else leaf
+
+    return jax.tree.map(clone, batch)
 
 
 class Pass(NamedTuple):
@@ -166,7 +180,7 @@ def _shared_if_possible(loss: Loss, params: PyTree, batch: PyTree) -> Pass:
 def _shared(keep: str | int, loss: Loss, params: PyTree, batch: PyTree) -> Pass:
     def one(params: PyTree, example: PyTree) -> tuple[Array, Any, Any]:
         def run(p):
-            out = loss.loss_fn.example_loss(p, example)
+            out = loss.loss_fn.example_loss(p, to_draw_again(example))
             return out if loss.has_aux else (out, None)
 
         value, linear, aux = jax.linearize(keeping(keep, run), params, has_aux=True)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..nodes._with_rows import renewed, with_rows
 from ..trees._numbers import widen
 from ._rows import cotangent
 
@@ -22,7 +23,8 @@ def losses_in_turn(
     loss: BatchLoss, params: PyTree, batch: PyTree, parts: int
 ) -> tuple[Float[Array, " N"], Any]:
     """The losses of all examples, and the microbatches' aux stacked."""
-    losses, aux = jax.lax.map(lambda part: loss(params, part), _split(batch, parts))
+    split = _split(batch, parts)
+    losses, aux = jax.lax.map(lambda part: loss(params, renewed(part)), split)
     return join_microbatches(losses), aux
 
 
@@ -36,7 +38,7 @@ def gradient_in_turn(
     """As `losses_in_turn`, with the gradient of the weighted sum of the losses."""
 
     def add(total: PyTree, part: tuple[PyTree, Array]) -> tuple[PyTree, Any]:
-        rows, row_weights = part
+        rows, row_weights = renewed(part)
         losses, pull_back, aux = jax.vjp(lambda p: loss(p, rows), params, has_aux=True)
         (gradient,) = pull_back(cotangent(row_weights, losses))
         total = jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient)
@@ -49,6 +51,7 @@ def gradient_in_turn(
 
 
 def _split(tree: PyTree, parts: int) -> PyTree:
+    """For a loop, which hands on the leaves' parts in nodes that don't know of it."""
     return jax.tree.map(
         lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), tree
     )
@@ -56,4 +59,8 @@ def _split(tree: PyTree, parts: int) -> PyTree:
 
 def join_microbatches(tree: PyTree) -> PyTree:
     """Undoes the cut: `(parts, N / parts, ...)` to `(N, ...)`, rows in order again."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
+
+    def joined(leaf: Any) -> Array:
+        return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+
+    return with_rows(joined, tree, unknown=1)

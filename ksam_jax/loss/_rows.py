@@ -4,11 +4,14 @@ With groups, the batch is that many equal parts in order. Rows are then numbered
 their group and gathered within it, so that on a sharded batch no row changes its device.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
+
+from ..nodes._with_rows import with_rows
 
 
 class Chosen(NamedTuple):
@@ -55,10 +58,7 @@ class Chosen(NamedTuple):
 
 def take(tree: PyTree, indices: Int[Array, "*groups k"]) -> PyTree:
     """Gathers rows of every leaf, known to be in range: all groups' rows, one by one."""
-    if indices.ndim == 1:
-        return jax.tree.map(lambda leaf: _gather(leaf, indices), tree)
-    parts = split_groups(tree, indices.shape[0])
-    return join_groups(jax.tree.map(lambda x: jax.vmap(_gather)(x, indices), parts))
+    return with_rows(functools.partial(_taken, indices=indices), tree)
 
 
 def equal_weights(n: int) -> Float[Array, " n"]:
@@ -125,12 +125,26 @@ def fill_up(chosen: Chosen, multiple: int) -> Chosen:
 
 def split_groups(tree: PyTree, groups: int) -> PyTree:
     """`(N, ...)` to `(groups, N / groups, ...)`."""
-    return jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), tree)
+    return with_rows(functools.partial(_split, groups=groups), tree, after=2)
 
 
 def join_groups(tree: PyTree) -> PyTree:
     """Undoes `split_groups`."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+    return with_rows(_join, tree, before=2)
+
+
+def _split(leaf: Any, groups: int) -> Array:
+    return leaf.reshape(groups, -1, *leaf.shape[1:])
+
+
+def _join(leaf: Any) -> Array:
+    return leaf.reshape(-1, *leaf.shape[2:])
+
+
+def _taken(leaf: Any, indices: Int[Array, "*groups k"]) -> Array:
+    if indices.ndim == 1:
+        return _gather(leaf, indices)
+    return _join(jax.vmap(_gather)(_split(leaf, indices.shape[0]), indices))
 
 
 def _gather(leaf: Any, indices: Int[Array, " k"]) -> Array:

@@ -6,6 +6,7 @@ from typing import Any, TypedDict, overload
 import optax
 
 from ..checks import _kinds
+from ..checks._words import shown
 from ..step._method import Execution, Method
 from ..step._transformation import transformation
 from ._signature import Factory, spelled_out
@@ -121,6 +122,6 @@ def check_transformation(call: str, name: str, part: Any, such_as: str) -> None:
     """Checks that a part is a transformation of Optax's kind."""
     if not isinstance(part, optax.GradientTransformation):
         raise TypeError(
-            f"{call}({name}={part!r}): {name} must be an optax.GradientTransformation such "
-            f"as {such_as}."
+            f"{call}({name}={shown(part)}): {name} must be an "
+            f"optax.GradientTransformation such as {such_as}."
         )

@@ -4,6 +4,7 @@ from typing import Any, Unpack
 
 import optax
 
+from ..checks._words import shown
 from ..parts._ascent import Ascent
 from ..parts._coverage import SizedSelection
 from ..parts._examples import everything
@@ -130,7 +131,7 @@ def _check_parts(perturbation: Any, ascent: Any, descent: Any, combine: Any) -> 
         if not isinstance(part, fits):
             or_past = ", ksam_jax.past_descent(0.9)" if name == "ascent" else ""
             raise TypeError(
-                f"sharpness_aware({name}={part!r}): {name} must be a selection such "
+                f"sharpness_aware({name}={shown(part)}): {name} must be a selection such "
                 f"as ksam_jax.highest_loss(0.25){or_past}, or None for all examples."
             )
     sizes = [part for part in (ascent, descent) if isinstance(part, SizedSelection)]

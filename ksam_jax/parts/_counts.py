@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Int, Key
 
 from ..checks import _kinds, _values
+from ..checks._words import shown
 from ..trees._keys import key_of
 
 
@@ -119,5 +120,7 @@ def _plain_count(call: str, name: str, value: Any, rule: str) -> int | float:
         )
     plain = _values.plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
-        raise TypeError(f"{call}({name}={value!r}): {rule}; got {_kinds.described(value)}.")
+        raise TypeError(
+            f"{call}({name}={shown(value)}): {rule}; got {_kinds.described(value)}."
+        )
     return int(plain) if isinstance(plain, numbers.Integral) else float(plain)

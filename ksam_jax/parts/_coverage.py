@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ..checks import _kinds, _values
+from ..checks._words import shown
 from ..trees._numbers import widen
 from . import _counts
 from ._counts import ExampleCount
@@ -132,7 +133,7 @@ def by_coverage(
     same_kind = len({isinstance(value, int) for value in values}) == 1
     if same_kind and values != sorted(set(values)):
         raise ValueError(
-            f"{call}(among={among!r}): among must be in rising order; got {values}."
+            f"{call}(among={shown(among)}): among must be in rising order; got {values}."
         )
     limit = _counts.example_count(call, "climb_up_to", climb_up_to).value
     return Coverage(float(share), tuple(values), limit, float(decay))

@@ -61,9 +61,11 @@ def top_k(
     scores = widen(jax.lax.stop_gradient(scores))
     # -0.0 sorts below 0.0, but the two are a tie.
     scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)
-    scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
+    # Not by an infinity, at which jax_debug_infs would stop.
+    last = jnp.asarray(jnp.finfo(scores.dtype).min, scores.dtype)
+    scores = jnp.where(jnp.isfinite(scores), scores, last)
     values, indices = (x[skip:] for x in jax.lax.top_k(scores, skip + count))
-    return indices, jnp.isfinite(values)
+    return indices, values > last
 
 
 def weighed(indices: Array, counts: Bool[Array, " k"], n: int, mean_over: str) -> Chosen:

@@ -10,17 +10,23 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import _kinds, _values
+from ..checks._words import shown
 from ..devices._axis import sharding_for
 from . import _counts
 from ._ranking import top_k, weighed
 from ._selection import Selection
+
+# Above every loss that is finite, so that new examples come first.
+NOT_USED = float(np.finfo(np.float32).max)
 
 
 class RememberedLosses(NamedTuple):
     """The loss that each training example had when it was last used.
 
     Attributes:
-      losses: shape `(num_examples,)`, float32; inf: not used yet; NaN: it wasn't finite.
+      losses: shape `(num_examples,)`, float32; the largest finite number, `jnp.finfo(
+        jnp.float32).max`: not used yet (an infinity would stop `jax_debug_infs`); NaN: it
+        wasn't finite.
     """
 
     losses: Float[Array, " num_examples"]
@@ -81,7 +87,7 @@ def highest_remembered_loss(
       >>> w = jnp.ones(3)
       >>> _, state = tx.update(None, tx.init(w), w, loss_fn=loss_fn, batch=batch)
       >>> state.ascent.losses[jnp.array([17, 4])].tolist()
-      [3.0, inf]
+      [3.0, 3.4028234663852886e+38]
 
     Reference:
       None; ours.
@@ -93,7 +99,7 @@ def highest_remembered_loss(
     size = int(num_examples)
 
     def init() -> RememberedLosses:
-        return RememberedLosses(jnp.full((size,), jnp.inf, jnp.float32))
+        return RememberedLosses(jnp.full((size,), NOT_USED, jnp.float32))
 
     def choose(evidence, state):
         n = evidence.num_examples
@@ -130,8 +136,9 @@ def _scores(
         mode="fill", fill_value=jnp.nan, out_sharding=sharding_for(numbers)
     )
     # A batch of bad ones alone gets another try.
-    known = jnp.where(jnp.all(jnp.isnan(known)), jnp.inf, known)
-    return jnp.where(jnp.isposinf(known), jnp.finfo(known.dtype).max, known)
+    known = jnp.where(jnp.all(jnp.isnan(known)), NOT_USED, known)
+    # States that were saved by 0.1.0 have an infinity there.
+    return jnp.minimum(known, NOT_USED)
 
 
 def _numbers(index: Any, batch: PyTree, n: int, size: int) -> Int[Array, " N"]:
@@ -141,14 +148,15 @@ def _numbers(index: Any, batch: PyTree, n: int, size: int) -> Int[Array, " N"]:
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
         got = type(numbers).__name__ if dtype is None else f"dtype {dtype}"
         raise TypeError(
-            f"highest_remembered_loss(index={index!r}): index must lead to an array of "
-            f"integers in the batch; got {got}; give each example its number in the "
-            f"training set as a leaf of the batch."
+            f"highest_remembered_loss(index={shown(index)}): index must lead to an "
+            f"array of integers in the batch; got {got}; give each example its number in "
+            f"the training set as a leaf of the batch."
         )
     if shape != (n,):
         raise ValueError(
-            f"highest_remembered_loss(index={index!r}): index must lead to one number per "
-            f"example, shape ({n},); got shape {shape}; number the examples of this batch."
+            f"highest_remembered_loss(index={shown(index)}): index must lead to one number "
+            f"per example, shape ({n},); got shape {shape}; number the examples of this "
+            f"batch."
         )
     if not isinstance(numbers, Tracer):
         _check_range(np.asarray(numbers), size)
@@ -179,7 +187,7 @@ def _looked_up(index: Any, batch: PyTree) -> Any:
     found = getattr(batch, index, None) if isinstance(index, str) else None
     if found is None or callable(found):
         raise ValueError(
-            f"highest_remembered_loss(index={index!r}): index must be a key or an "
+            f"highest_remembered_loss(index={shown(index)}): index must be a key or an "
             f"attribute of the batch, or a function of it; got a batch of type "
             f"{type(batch).__name__} without it; give each example its number in the "
             f"training set as a leaf of the batch."

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import _values
+from ..checks._words import shown
 from ..parts import _counts
 from ..trees._lengths import cosine
 from . import _arguments
@@ -138,7 +139,7 @@ def recommend_k(alignment: Alignment, least: Any = 0.9) -> int | float:
     """
     if not isinstance(alignment, Alignment):
         raise TypeError(
-            f"recommend_k(alignment={alignment!r}): alignment must be what "
+            f"recommend_k(alignment={shown(alignment)}): alignment must be what "
             f"gradient_alignment returned; got type {type(alignment).__name__}."
         )
     _values.scalar("recommend_k", "least", least, "in (0, 1]", lambda c: 0 < c <= 1)
@@ -149,10 +150,10 @@ def recommend_k(alignment: Alignment, least: Any = 0.9) -> int | float:
 
 
 def _wanted(call: str, ks: Any) -> list[_counts.ExampleCount]:
-    rule = f"{call}(ks={ks!r}): ks must be a list of at least one k"
+    rule = f"{call}(ks={shown(ks)}): ks must be a list of at least one k"
     is_number = isinstance(ks, np.ndarray) and not ks.ndim
     if is_number or not isinstance(ks, list | tuple | np.ndarray):
-        raise TypeError(f"{rule}; got type {type(ks).__name__}; pass [{ks!r}].")
+        raise TypeError(f"{rule}; got type {type(ks).__name__}; pass [{shown(ks)}].")
     if not len(ks):
         raise ValueError(f"{rule}; got none; leave it out for fractions from 1/16 to 1.")
     return [_counts.example_count(call, "ks", k) for k in ks]

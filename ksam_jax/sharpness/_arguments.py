@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from ..checks import _arguments as _update_arguments
 from ..checks import _kinds, _leaves, _values
+from ..checks._words import shown
 from ..trees._mask import resolve_mask
 from ..trees._numbers import widen
 from ._compiled import Measured
@@ -47,8 +48,8 @@ def switches(call: str, has_aux: Any, progress: Any) -> None:
     _kinds.switch(call, "has_aux", has_aux)
     if not isinstance(progress, bool) and not callable(progress):
         raise TypeError(
-            f"{call}(progress={progress!r}): progress must be True, False or a function of "
-            f"two numbers; got type {type(progress).__name__}."
+            f"{call}(progress={shown(progress)}): progress must be True, False or a "
+            f"function of two numbers; got type {type(progress).__name__}."
         )
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..loss import _forward
 from ..loss._forward import Loss
+from ..nodes._with_rows import renewed
 from ..trees._lengths import all_finite, norm, to_length
 from ..trees._numbers import can_divide
 
@@ -154,6 +155,7 @@ def climbs(
     mean = jnp.full((size,), 1 / size, jnp.result_type(float))
 
     def climb(rows: PyTree) -> tuple[Array, Array]:
+        rows = renewed(rows)
         clean, _, gradient = _forward.weighted(loss, free, rows, mean)
         direction, _ = scaled(gradient)
         epsilon = to_length(direction, norm(direction), rho)

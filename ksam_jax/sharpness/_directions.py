@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import _values
+from ..checks._words import shown
 from ..trees._keys import key_of
 from ..trees._lengths import inner, norm
 from ..trees._mask import only, perturbed_leaves
@@ -130,8 +131,8 @@ def filter_normalized(
 def _normalized(call: str, direction: PyTree, params: PyTree, filter_axis: Any) -> PyTree:
     if isinstance(filter_axis, bool) or not isinstance(filter_axis, int):
         raise TypeError(
-            f"{call}(filter_axis={filter_axis!r}): filter_axis must be an integer; got "
-            f"type {type(filter_axis).__name__}; pass -1 or 0."
+            f"{call}(filter_axis={shown(filter_axis)}): filter_axis must be an integer; "
+            f"got type {type(filter_axis).__name__}; pass -1 or 0."
         )
 
     def normalized(path: Any, d: Any, w: Array) -> Array:

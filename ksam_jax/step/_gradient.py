@@ -12,6 +12,7 @@ from ..devices._axis import GROUPS, Axis
 from ..loss._forward import Loss, forward, select_later, weighted
 from ..loss._residuals import depends_on_example
 from ..loss._rows import Chosen, equal_weights, fill_up, fit_to_run, split_groups
+from ..nodes._with_rows import with_rows
 from ..parts._selection import Evidence, Selection
 from ..trees._lengths import norm
 from ..trees._numbers import wide_dtype
@@ -135,7 +136,7 @@ def _refuse_state_of_examples(selection: Selection, evidence: Evidence, state: A
         del nothing
         return choose(evidence, state)[1]
 
-    several = jax.tree.map(lambda x: x[None], evidence)
+    several = with_rows(lambda x: x[None], evidence, before=0)
     if any(depends_on_example(next_state, (), several)):
         raise ValueError(
             f"{selection.call}: the state that choose returns must not depend on the "

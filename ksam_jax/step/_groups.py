@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from ..devices._axis import GROUPS, Axis, mean_of_parts, placed_as, spec_of, whole
 from ..loss._rows import join_groups, split_groups
+from ..nodes._with_rows import renewed, with_rows
 from ._gradient import Note, Problem
 from ._method import Method
 from ._on_device import Found, States, on_device
@@ -63,9 +64,9 @@ def _each_group(
 
     if jax.tree.leaves(batch)[0].shape[0] > 1:
         each = functools.partial(of_group, names=(*names, GROUPS))
-        return jax.vmap(each, out_axes=(0, None), axis_name=GROUPS)(batch)
+        return jax.vmap(each, out_axes=(0, None), axis_name=GROUPS)(renewed(batch))
     # Not by vmap: XLA doesn't keep a convolution with weights per group on its device.
-    found, states = of_group(jax.tree.map(lambda x: x[0], batch), names)
+    found, states = of_group(with_rows(lambda x: x[0], batch, after=0), names)
     return jax.tree.map(lambda x: jnp.asarray(x)[None], found), states
 
 

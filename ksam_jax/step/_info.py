@@ -15,14 +15,19 @@ from ..trees._numbers import ratio, real_dtype, widen
 from ._gradient import Gradient, Problem
 from ._method import Method
 
+# What isn't known. Not NaN or infinite, so that jax_debug_nans and jax_debug_infs stop at
+# real ones only; and a power of two, of which a mean over devices or steps is itself.
+UNKNOWN = 2.0**100
+
 
 class SharpnessAwareInfo(NamedTuple):
     """What the two passes of a step say about it; read it with `get_info`.
 
     All are scalars in float32 (float64 for float64 parameters), zero before the first
-    step, and infinite where the step didn't compute what they need: a gradient was handed
-    in, no pass ran at the unperturbed weights (`momentum_sam`), or the two passes shared
-    no example. (Not NaN, so that `jax_debug_nans` stops at real ones only.)
+    step, and 2**100 (1.27e30) where the step didn't compute what they need: a gradient was
+    handed in, no pass ran at the unperturbed weights (`momentum_sam`), or the two passes
+    shared no example. `info.known` tells where. (Neither NaN nor infinite, so that
+    `jax_debug_nans` and `jax_debug_infs` stop at real ones only.)
 
     Attributes:
       loss: mean loss at the unperturbed weights over the examples run there: the whole
@@ -44,7 +49,7 @@ class SharpnessAwareInfo(NamedTuple):
         parameters; zero if one of them is zero.
       examples: share of the examples that decide the descent.
       carried: share of the loss that these carry, at the weights where they were chosen;
-        negative losses carry nothing. Infinite where no pass ran the whole batch there.
+        negative losses carry nothing. Unknown where no pass ran the whole batch there.
     """
 
     loss: Float[Array, ""]
@@ -55,6 +60,11 @@ class SharpnessAwareInfo(NamedTuple):
     cosine: Float[Array, ""]
     examples: Float[Array, ""]
     carried: Float[Array, ""]
+
+    @property
+    def known(self) -> "SharpnessAwareInfo":
+        """For each of the numbers a bool: whether the step knows it."""
+        return SharpnessAwareInfo(*(x != UNKNOWN for x in self))
 
 
 def blank_info(params: PyTree) -> SharpnessAwareInfo:
@@ -122,7 +132,11 @@ def geometry(
 
 def as_info(told: Float[Array, " numbers"]) -> tuple[SharpnessAwareInfo, Array]:
     """What was told, as scalars, and what was measured for a selection to learn from."""
-    (loss, perturbed, rise, examples, carried), measured = told[:5], told[5:-3]
+    losses, measured = told[:5], told[5:-3]
+    # The mean over devices divides, which may have rounded.
+    is_unknown = jnp.abs(losses / UNKNOWN - 1) < 1e-5
+    losses = jnp.where(is_unknown, jnp.full_like(losses, UNKNOWN), losses)
+    loss, perturbed, rise, examples, carried = losses
     length, applied, cosine = told[-3:]
     info = SharpnessAwareInfo(
         loss, perturbed, rise, length, applied, cosine, examples, carried
@@ -157,4 +171,4 @@ def _average(values: Array, rows: Chosen | None) -> Array:
 
 
 def _unknown() -> Array:
-    return jnp.full((), jnp.inf)
+    return jnp.full((), UNKNOWN)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from ..checks import _arguments, _kinds, _leaves, _spread, _state, _values
+from ..checks import _arguments, _kinds, _leaves, _sizes, _spread, _state, _values
 from ..devices._axis import named, on_mesh_of
 from ..loss._forward import Loss
 from ..parts._ascent import Ascent
@@ -76,6 +76,8 @@ def transformation(
         _spread.weights(call, axis, params, batch, together=sync_ascent)
         loss = Loss(loss_fn, has_aux, num_microbatches, loss_scale)
         _spread.hidden_weights(call, loss, params, batch)
+        if method.selects or groups > 1 or num_microbatches > 1 or loss.is_per_example:
+            _sizes.warn_of_static_size(call, batch)
         problem = Problem(loss, batch, groups, axis)
         here = method._replace(flags=perturbed_leaves(call, mask, params))
         with on_mesh_of(batch):

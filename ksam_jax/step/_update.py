@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from ..checks import _kinds, _leaves
 from ..devices._axis import placed_as, split_aux
 from ..loss._residuals import depends_on_example
+from ..nodes._with_rows import with_rows
 from ..parts._ascent import Ascent
 from ..parts._selection import Selection
 from ..trees._lengths import all_finite
@@ -222,7 +223,7 @@ def _refuse_own_memory(
         batch, (chosen, losses) = seen
         return learn(batch, chosen, losses, state, joined)
 
-    seen = jax.tree.map(lambda x: x[None], (problem.batch, note))
+    seen = with_rows(lambda x: x[None], (problem.batch, note), before=0)
     if jax.tree.leaves(state) and any(depends_on_example(next_state, (), seen)):
         raise ValueError(
             f"{selection.call}: the state that learn returns must depend on the examples "

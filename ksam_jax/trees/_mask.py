@@ -26,7 +26,7 @@ def resolve_mask(call: str, name: str, mask: Any, params: PyTree) -> PyTree:
         raise ValueError(
             f"{call}({name}=...): {name} must be a pytree of bools with the structure of "
             f"params (or a prefix of it), or a function of params that returns one; got "
-            f"{jax.tree.structure(given)} for params {jax.tree.structure(params)}."
+            f"{_leaves.structure_of(given)} for params {_leaves.structure_of(params)}."
         ) from error
     for path, flag in jax.tree.leaves_with_path(flags):
         if not _is_bool(flag):

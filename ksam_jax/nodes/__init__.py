@@ -1,0 +1,1 @@
+"""Nodes of a batch that know how many examples they have."""
