@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -62,8 +63,20 @@ def top_k(
     # -0.0 sorts below 0.0, but the two are a tie.
     scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)
     scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
+    if jax.export.is_symbolic_dim(scores.shape[0]):
+        return _top_k_of_some(scores, count, skip)
     values, indices = (x[skip:] for x in jax.lax.top_k(scores, skip + count))
     return indices, jnp.isfinite(values)
+
+
+def _top_k_of_some(
+    scores: Float[Array, " N"], count: int, skip: int
+) -> tuple[Array, Bool[Array, " k"]]:
+    """The same of a number that `jax.export` leaves open: of fewer than k it takes all."""
+    ranks = jnp.arange(skip, skip + count)
+    indices = jnp.argsort(-scores).at[ranks].get(mode="clip")
+    is_there = ranks < jnp.asarray(scores.shape[0])
+    return indices, is_there & jnp.isfinite(scores[indices])
 
 
 def weighed(indices: Array, counts: Bool[Array, " k"], n: int, mean_over: str) -> Chosen:

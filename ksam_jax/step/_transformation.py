@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from ..checks import _arguments, _kinds, _leaves, _values
+from ..checks import _arguments, _front, _kinds, _leaves, _values
 from ..devices._axis import named, on_mesh_of
 from ..loss._forward import Loss
 from ..parts._ascent import Ascent
@@ -15,6 +15,7 @@ from ._gradient import Problem
 from ._info import blank_info
 from ._method import Execution, Method
 from ._state import SharpnessAwareState
+from ._told import telling
 from ._update import take_step
 
 
@@ -33,7 +34,7 @@ def transformation(
     )
 
     def init_fn(params):
-        params = _leaves.of_init("tx.init", params)
+        params = _leaves.of_init("tx.init", _leaves.of_gradients(params))
         flags = perturbed_leaves(call, mask, params)
         return SharpnessAwareState(
             perturbation=_init_perturbation(method, flags, params),
@@ -59,8 +60,10 @@ def transformation(
         _arguments.state_of("tx.update", state, SharpnessAwareState)
         _kinds.switch("tx.update", "has_aux", has_aux)
         _values.loss_scale(loss_scale)
-        params = _leaves.parameters("tx.update", params)
+        params = _leaves.parameters("tx.update", _leaves.of_gradients(params))
         given = _arguments.gradient_or_none(updates, params, _climbs_on(method, groups))
+        if given is None:
+            _front.nothing_in_front(call)
         batch = _arguments.batch_arrays(batch)
         _arguments.bound(call, axis)
         _arguments.divides(call, batch, groups, num_microbatches)
@@ -71,7 +74,7 @@ def transformation(
         loss = Loss(loss_fn, has_aux, num_microbatches, loss_scale)
         problem = Problem(loss, batch, groups, axis)
         here = method._replace(flags=perturbed_leaves(call, mask, params))
-        with on_mesh_of(batch):
+        with on_mesh_of(batch), telling(execution):
             return take_step(here, problem, params, given, state, extra_args)
 
     vars(update_fn)["execution"] = execution
