@@ -243,7 +243,7 @@ def test_polyak_s_step_is_the_loss_over_the_squared_gradient():
 @pytest.mark.parametrize(("optimizer", "programs"), [("plateau", 1), ("lbfgs", 2)])
 def test_its_state_is_that_of_a_chain_and_lives_as_one(optimizer, programs, tmp_path):
     inner = ksam_jax.k_sam(k=3), OPTIMIZERS[optimizer]
-    tx = ksam_jax.hand_on_loss(*inner)
+    tx: Any = ksam_jax.hand_on_loss(*inner)
     with of_optax():
         # Optax's L-BFGS begins with one buffer in two places.
         state = jax.tree.map(jnp.copy, tx.init(weights()))
@@ -324,7 +324,8 @@ def test_where_the_value_is_known_it_costs_nothing():
     def operations(tx: Any) -> float:
         state = tx.init(weights())
         run = jax.jit(lambda s, p: tx.update(None, s, p, loss_fn=loss_fn, batch=rows()))
-        return run.lower(state, weights()).compile().cost_analysis()["flops"]
+        costs: Any = run.lower(state, weights()).compile().cost_analysis()
+        return costs["flops"]
 
     for method in (ksam_jax.sam(), ksam_jax.k_sam(k=3), ksam_jax.f_sam()):
         plain = operations(optax.chain(method, optax.sgd(0.1)))

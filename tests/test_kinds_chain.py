@@ -172,7 +172,7 @@ def test_a_gradient_that_is_handed_in_may_be_clipped_before(jit):
 
 def test_a_training_within_a_loss_is_no_part_of_the_chain_around_it():
     """The outer chain has a gradient; the inner one begins with None."""
-    inner = optax.chain(ksam_jax.sam(rho=RHO), optax.sgd(RATE))
+    inner: Any = optax.chain(ksam_jax.sam(rho=RHO), optax.sgd(RATE))
 
     def trained(w: Any) -> Any:
         updates, _ = inner.update(
@@ -180,7 +180,7 @@ def test_a_training_within_a_loss_is_no_part_of_the_chain_around_it():
         )
         return jnp.mean(loss_fn(w + updates, jnp.asarray(ROWS)))
 
-    outer = optax.chain(optax.clip(9.0), optax.scale_by_backtracking_linesearch(3))
+    outer: Any = optax.chain(optax.clip(9.0), optax.scale_by_backtracking_linesearch(3))
     w = jnp.asarray(WEIGHTS)
     value, grad = jax.value_and_grad(trained)(w)
     with jax.numpy_dtype_promotion("standard"):
@@ -197,7 +197,7 @@ def test_lookahead_behind_a_method_takes_fast_steps_and_slow_ones():
     tx: Any = optax.chain(
         ksam_jax.sam(rho=RHO), optax.lookahead(optax.sgd(RATE, momentum=0.5), 2, 0.5)
     )
-    params = optax.LookaheadParams.init_synced(jnp.asarray(WEIGHTS))
+    params: Any = optax.LookaheadParams.init_synced(jnp.asarray(WEIGHTS))
     state = tx.init(params)
     update = jax.jit(
         lambda s, p: tx.update(None, s, p, loss_fn=loss_fn, batch=jnp.asarray(ROWS))
@@ -218,7 +218,7 @@ def test_lookahead_behind_a_method_takes_fast_steps_and_slow_ones():
 
 def test_lookahead_around_a_method_is_told_where_it_goes():
     around = optax.lookahead(optax.chain(ksam_jax.sam(), optax.sgd(RATE)), 2, 0.5)
-    tx = optax.chain(around)
+    tx: Any = optax.chain(around)
     params = optax.LookaheadParams.init_synced(jnp.asarray(WEIGHTS))
     with pytest.raises(ValueError, match=r"loss_fn is missing[^$]*lookahead.*goes behind"):
         tx.update(None, tx.init(params), params, loss_fn=loss_fn, batch=jnp.asarray(ROWS))
@@ -229,7 +229,7 @@ def test_schedule_free_s_weights_come_from_its_part_of_the_state():
     tx: Any = optax.chain(
         ksam_jax.sam(rho=RHO), optax.contrib.schedule_free(optax.sgd(RATE), RATE, b1=0.9)
     )
-    params = jnp.asarray(WEIGHTS)
+    params: Any = jnp.asarray(WEIGHTS)
     state = tx.init(params)
     x = y = z = WEIGHTS
     for number in range(1, 5):
@@ -240,7 +240,7 @@ def test_schedule_free_s_weights_come_from_its_part_of_the_state():
         z = z - RATE * sam_by_hand(y)
         x = x + (z - x) / number
         y = 0.9 * x + 0.1 * z
-        found = optax.contrib.schedule_free_eval_params(state[-1], params)
+        found: Any = optax.contrib.schedule_free_eval_params(state[-1], params)
         np.testing.assert_allclose(params, y, rtol=2e-5, atol=2e-6)
         np.testing.assert_allclose(found, x, rtol=2e-5, atol=2e-6)
 

@@ -15,10 +15,17 @@ from typing import Any
 import jax
 import optax
 
+
+def _code_of(update: Callable[..., Any]) -> CodeType | None:
+    """What tells whose function it is; None of what isn't written in Python."""
+    return getattr(update, "__code__", None)
+
+
 _NOTHING = optax.identity()
-_WRAPPED = optax.with_extra_args_support(_NOTHING).update.__code__
-_CHAIN = optax.chain(_NOTHING).update.__code__
-_NAMED_CHAIN = optax.named_chain(("nothing", _NOTHING)).update.__code__
+_IDENTITY = _code_of(_NOTHING.update)
+_WRAPPED = _code_of(optax.with_extra_args_support(_NOTHING).update)
+_CHAIN = _code_of(optax.chain(_NOTHING).update)
+_NAMED_CHAIN = _code_of(optax.named_chain(("nothing", _NOTHING)).update)
 
 
 def nothing_in_front(call: str) -> None:
@@ -53,10 +60,10 @@ def _has_run(frame: FrameType) -> list[str]:
 
 def _effects(update: Callable[..., Any]) -> list[str]:
     """What an update does, by name; nothing for what Optax does nothing with."""
-    code = getattr(update, "__code__", None)
-    if code is _NOTHING.update.__code__:
+    code = _code_of(update)
+    if code is not None and code is _IDENTITY:
         return []
-    if code in (_WRAPPED, _CHAIN, _NAMED_CHAIN):
+    if code is not None and code in (_WRAPPED, _CHAIN, _NAMED_CHAIN):
         inner = _members(code, inspect.getclosurevars(update).nonlocals)
         return [name for each in inner for name in _effects(each)]
     return [getattr(update, "__qualname__", type(update).__name__).split(".")[0]]
