@@ -187,7 +187,9 @@ KINDS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("method", slow_but((*METHODS, "by_coverage"), ALL))
+@pytest.mark.parametrize(
+    "method", slow_but(("k_sam", "momentum_sam", "random_sam", "chained"), ALL)
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_value_is_the_mean_loss_at_the_weights_whatever_a_step_runs(method, kind):
     def made(optimizer: Any) -> Any:
@@ -211,7 +213,7 @@ def test_so_it_is_of_a_gradient_that_is_handed_in(method):
     is_mean_loss(grad, given)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", slow_but(["zoom"], SEARCHES))
 def test_a_line_search_bears_extra_arguments_of_others(search):
     with of_optax():
         tx = ksam_jax.hand_on_loss(ksam_jax.sam(), SEARCHES[search])
@@ -265,7 +267,9 @@ def test_its_state_is_that_of_a_chain_and_lives_as_one(optimizer, programs, tmp_
         assert update._cache_size() == programs  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("optimizer", ["plateau", "polyak", "momo", "backtracking"])
+@pytest.mark.parametrize(
+    "optimizer", slow_but(["polyak"], ["plateau", "polyak", "momo", "backtracking"])
+)
 def test_weights_of_bfloat16_stay_so(optimizer):
     with of_optax():
         tx = ksam_jax.hand_on_loss(ksam_jax.k_sam(k=3), OPTIMIZERS[optimizer])
