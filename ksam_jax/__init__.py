@@ -69,6 +69,10 @@ from .parts._combine import subtract_orthogonal as subtract_orthogonal
 from .loss._per_example import per_example as per_example
 
 # isort: split
+# Around a method and an optimizer that looks at the loss, as line searches do.
+from .around._hand_on_loss import hand_on_loss as hand_on_loss
+
+# isort: split
 # Around a method, or a whole chain: training in float16.
 from .around._loss_scale import LossScaleState as LossScaleState
 from .around._loss_scale import dynamic_loss_scale as dynamic_loss_scale

@@ -406,7 +406,8 @@ def test_a_radius_of_a_small_or_large_gradient(size):
 @pytest.mark.parametrize("size", [1e-200, 1e200])
 def test_likewise_in_float64(size):
     with jax.enable_x64(True):
-        tx, w = ksam_jax.asam(rho=0.05), jnp.zeros(3)
+        tx: Any = ksam_jax.asam(rho=0.05)
+        w = jnp.zeros(3)
         batch = jnp.array([[1.0, 2.0, 2.0]]) * size
         _, state = tx.update(None, tx.init(w), w, loss_fn=lambda w, b: b @ w, batch=batch)
         info = ksam_jax.get_info(state)
@@ -435,3 +436,21 @@ def test_a_step_with_a_gradient_of_zero_has_a_derivative(name):
     np.testing.assert_array_equal(jax.grad(loss_of_nothing)(jnp.ones(3)), np.zeros(3))
     if name in ("sam", "asam", "f_sam", "mean_gradient"):
         np.testing.assert_allclose(found, batch.T @ batch / 8, rtol=1e-5)
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, 1e-18, 1e-15])
+def test_a_gradient_that_is_known_when_compiling_has_a_length(constant):
+    """XLA squares the scale of a constant by itself."""
+
+    def update():
+        w = jnp.zeros(3)
+        tx: Any = ksam_jax.momentum_sam(0.5)
+        past = tx.init(w)
+        past = past._replace(ascent=past.ascent._replace(average=jnp.full(3, constant)))
+        return ksam_jax.get_info(
+            tx.update(None, past, w, loss_fn=lambda w, b: b @ w, batch=jnp.ones((2, 3)))[1]
+        )
+
+    info = jax.jit(update)()
+    assert float(info.ascent_norm) == pytest.approx(3**0.5 * constant, rel=1e-6)
+    assert float(info.perturbation_norm) == pytest.approx(0.5 if constant else 0, rel=1e-6)

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 
 import ksam_jax
@@ -73,11 +74,21 @@ def pages():
             yield pytest.param(page, id=name(page), marks=marks)
 
 
+@contextlib.contextmanager
+def types_unchecked():
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.mark.parametrize("page", list(pages()))
 def test_every_python_block_runs_after_those_before_it(page: Path, capsys):
     namespace: dict[str, Any] = {}
-    # A reader runs them with JAX's default promotion, not with the strict one of the tests.
-    with jax.numpy_dtype_promotion("standard"):
+    # A reader runs them with JAX's default promotion, not with the strict one of the tests,
+    # and without a checker of types, to which a symbolic size is no int.
+    with jax.numpy_dtype_promotion("standard"), types_unchecked():
         for block in code_of(page):
             before = namespace.get("tx")
             exec(compile(block, name(page), "exec"), namespace)

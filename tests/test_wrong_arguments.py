@@ -295,6 +295,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "top_k_mask": {"losses": jnp.arange(7.0), "k": 1},
     "per_example": {"example_loss": example_loss},
     "dynamic_loss_scale": {"inner": optax.chain(kj.k_sam(k=3), optax.sgd(0.1))},
+    "hand_on_loss": {"method": kj.k_sam(k=3), "optimizer": optax.sgd(0.1)},
     "join_methods": {"methods": [kj.mean_gradient(), kj.k_sam(k=3)], "boundaries": [1]},
     "every": {"period": 2, "method": kj.k_sam(k=3)},
     "subtract_orthogonal": {"alpha": 0.5},
@@ -304,7 +305,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 USES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys([*METHODS, "sharpness_aware", "dynamic_loss_scale"], step),
-    **dict.fromkeys(["join_methods", "every"], step),
+    **dict.fromkeys(["join_methods", "every", "hand_on_loss"], step),
     **dict.fromkeys(PARTS, climb),
     **dict.fromkeys(COMBINES, combine),
     **dict.fromkeys(["past_descent", "everything", "random_subset"], select),
@@ -384,6 +385,7 @@ TRANSFORMATIONS: dict[str, Any] = {
         kj.scale_to_radius(0.1), descent=kj.highest_remembered_loss(3, 20)
     ),
     "dynamic_loss_scale": kj.dynamic_loss_scale(kj.sam()),
+    "hand_on_loss": kj.hand_on_loss(kj.sam(), optax.sgd(0.1)),
     "mean_gradient": kj.mean_gradient(),
     "gsam": kj.gsam(),
     "look_sam": kj.look_sam(),

@@ -39,7 +39,7 @@ def switched(
 
     def init_fn(params):
         states = [method.init(params) for method in methods]
-        ours = [_only_one(call, *pair) for pair in zip(named, states, strict=True)]
+        ours = [only_one(call, *pair) for pair in zip(named, states, strict=True)]
         common = {name: _the_same(call, name, ours) for name in shared}
         return SwitchState(
             jnp.zeros((), jnp.int32),
@@ -102,7 +102,7 @@ def _stepped(state: SwitchState, number: int, after: PyTree) -> SwitchState:
     return SwitchState(steps, tuple(methods), shared, *common)
 
 
-def _only_one(call: str, name: str, state: PyTree) -> Any:
+def only_one(call: str, name: str, state: PyTree) -> Any:
     """The state of ours in that of a method, if there is one."""
     found = our_states(state)
     if len(found) != 1:

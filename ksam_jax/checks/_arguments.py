@@ -15,6 +15,10 @@ from ._words import several, shown
 
 _UPDATE = "tx.update"
 _LINE = "tx.update(None, opt_state, params, loss_fn=loss_fn, batch=batch)"
+_DROPPED = (
+    "\nand have nothing around a method that hands on no extra arguments: optax.lookahead, "
+    "for one, goes behind it, around the optimizer."
+)
 
 
 def present(params: Any, loss_fn: Any, batch: Any) -> None:
@@ -24,7 +28,7 @@ def present(params: Any, loss_fn: Any, batch: Any) -> None:
         if value is None:
             raise ValueError(
                 f"{_UPDATE}({name}=None): {name} is missing; write\n    updates, "
-                f"opt_state = {_LINE}"
+                f"opt_state = {_LINE}{_DROPPED * (loss_fn is batch)}"
             )
     if not callable(loss_fn):
         raise TypeError(

@@ -28,6 +28,11 @@ def no_generator(call: str, name: str, tree: Any) -> None:
         )
 
 
+def of_gradients(params: PyTree) -> PyTree:
+    """What gradients are taken of: of the two sets that Lookahead has, the fast one."""
+    return params.fast if isinstance(params, optax.LookaheadParams) else params
+
+
 def of_init(call: str, params: PyTree) -> PyTree:
     """What `init` may be given: parameters, their shapes, or what Optax puts for them."""
     no_generator(call, "params", params)

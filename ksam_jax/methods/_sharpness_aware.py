@@ -59,7 +59,8 @@ def sharpness_aware(
       so that nothing else sees it. `both_finite` of the state then tells whether that
       held; `dynamic_loss_scale` passes it, chooses it and skips the steps where it didn't.
 
-    Chain clipping and weight decay behind it: in front there are no updates to act on.
+    Chain clipping and weight decay behind it: in front there are no updates to act on, and
+    but for `optax.identity()` what stands there is refused.
     `optax.masked`, `partition`, `flatten`, `MultiSteps` and `apply_if_finite` map over
     updates as well, so they go around the base optimizer.
 

@@ -5,6 +5,7 @@ import numbers
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
@@ -52,6 +53,7 @@ class ExampleCount(NamedTuple):
         up to one example would choose several times as many as was said.
         """
         if isinstance(self.value, float):
+            refuse_unknown(self.call, self.name, self.value, n)
             if one_of_several and self.least and self.value * n < 1 - 1e-9:
                 raise ValueError(
                     f"{self.call}({self.name}={self.value}): {self.name} must be at least "
@@ -60,13 +62,43 @@ class ExampleCount(NamedTuple):
                     f"groups, or {self.name}=1 for one example of each."
                 )
             return max(self.least, math.floor(self.value * n + 0.5))
-        if self.value > n:
+        if _surely_more(self.value, n):
             raise ValueError(
                 f"{self.call}({self.name}={self.value}): {self.name} must be at most the "
                 f"number of examples, and this batch has N={n}; pass a smaller count or a "
                 f"fraction in (0, 1]."
             )
         return self.value
+
+
+def refuse_unknown(call: str, name: str, value: Any, n: Any) -> None:
+    """Checks that a share is of a number of examples, not of a symbol of `jax.export`."""
+    if jax.export.is_symbolic_dim(n):
+        raise ValueError(
+            f"{call}({name}={value!r}): {name} must be an integer where the number of "
+            f"examples is symbolic, since a share of it is a shape that isn't known, and "
+            f"this batch has N={n}; pass a number of examples, or export for a fixed N."
+        )
+
+
+def refuse_unknown_draw(count: ExampleCount, n: Any) -> None:
+    """Checks that a random subset is of a number of examples that is known."""
+    if jax.export.is_symbolic_dim(n):
+        raise ValueError(
+            f"{count.call}({count.name}={count.value}): a random subset must be drawn from "
+            f"a number of examples that is known, and this batch has N={n}; export for a "
+            f"fixed N."
+        )
+
+
+def _surely_more(count: Any, n: Any) -> bool:
+    """Whether it is above the number of examples, as far as that is known."""
+    if not jax.export.is_symbolic_dim(n):
+        return count > n
+    try:
+        return bool(count > n)
+    except jax.errors.InconclusiveDimensionOperation:
+        return False
 
 
 def example_count(call: str, name: str, value: Any) -> ExampleCount:
@@ -103,7 +135,7 @@ def both_fit(
     if isinstance(count.value, float) and count.value + skip.value <= 1:
         # Of an odd batch both halves would be rounded up.
         skipped = min(skipped, n - taken)
-    if taken + skipped > n:
+    if _surely_more(taken + skipped, n):
         raise ValueError(
             f"{count.call}({count.name}={count.value}, skip={skip.value}): {count.name} "
             f"and skip must together be at most the number of examples, and of this "

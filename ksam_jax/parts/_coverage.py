@@ -165,6 +165,7 @@ def sized(
         return carried(losses, numbers, skipped)
 
     def climbs(number: int, n: int) -> bool:
+        _counts.refuse_unknown(call, "k", coverage, n)
         limit = coverage.climb_up_to
         # Not rounded: of a small batch that would allow for more than was said.
         most = math.floor(limit * n + 1e-6) if isinstance(limit, float) else limit

@@ -202,6 +202,7 @@ def draw_subset(count: _counts.ExampleCount, seed: Any, mean_over: str) -> Selec
 
     def choose(evidence, state):
         n, size = evidence.num_examples, evidence.number(count)
+        _counts.refuse_unknown_draw(count, n)
         key = step_key(seed, state)
         if evidence.group is not None:
             key = jax.random.fold_in(key, evidence.group)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -64,8 +65,21 @@ def top_k(
     # Not by an infinity, at which jax_debug_infs would stop.
     last = jnp.asarray(jnp.finfo(scores.dtype).min, scores.dtype)
     scores = jnp.where(jnp.isfinite(scores), scores, last)
+    if jax.export.is_symbolic_dim(scores.shape[0]):
+        return _top_k_of_some(scores, count, skip)
     values, indices = (x[skip:] for x in jax.lax.top_k(scores, skip + count))
     return indices, values > last
+
+
+def _top_k_of_some(
+    scores: Float[Array, " N"], count: int, skip: int
+) -> tuple[Array, Bool[Array, " k"]]:
+    """The same of a number that `jax.export` leaves open: of fewer than k it takes all."""
+    ranks = jnp.arange(skip, skip + count)
+    indices = jnp.argsort(-scores).at[ranks].get(mode="clip")
+    is_there = ranks < jnp.asarray(scores.shape[0])
+    last = jnp.finfo(scores.dtype).min
+    return indices, is_there & (scores[indices] > last)
 
 
 def weighed(indices: Array, counts: Bool[Array, " k"], n: int, mean_over: str) -> Chosen:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from ..checks import _arguments, _kinds, _leaves, _sizes, _spread, _state, _values
+from ..checks import _arguments, _front, _kinds, _leaves, _sizes, _spread, _state, _values
 from ..devices._axis import named, on_mesh_of
 from ..loss._forward import Loss
 from ..parts._ascent import Ascent
@@ -17,6 +17,7 @@ from ._info import blank_info
 from ._method import Execution, Method
 from ._reading import without_aux
 from ._state import SharpnessAwareState
+from ._told import telling
 from ._update import take_step
 
 
@@ -35,7 +36,7 @@ def transformation(
     )
 
     def init_fn(params):
-        params = _leaves.of_init("tx.init", params)
+        params = _leaves.of_init("tx.init", _leaves.of_gradients(params))
         flags = perturbed_leaves(call, mask, params)
         return SharpnessAwareState(
             perturbation=_init_perturbation(method, flags, params),
@@ -63,8 +64,10 @@ def transformation(
         _arguments.state_of("tx.update", state, SharpnessAwareState)
         _kinds.switch("tx.update", "has_aux", has_aux)
         _values.loss_scale(loss_scale)
-        params = _leaves.parameters("tx.update", params)
+        params = _leaves.parameters("tx.update", _leaves.of_gradients(params))
         given = _arguments.gradient_or_none(updates, params, _climbs_on(method, groups))
+        if given is None:
+            _front.nothing_in_front(call)
         _state.check("tx.update", without_aux(state), expected(params))
         batch = drawn_alone("tx.update", _arguments.batch_arrays(batch))
         _arguments.bound(call, axis)
@@ -80,7 +83,7 @@ def transformation(
             _sizes.warn_of_static_size(call, batch)
         problem = Problem(loss, batch, groups, axis)
         here = method._replace(flags=perturbed_leaves(call, mask, params))
-        with on_mesh_of(batch):
+        with on_mesh_of(batch), telling(execution):
             return take_step(here, problem, params, given, state, extra_args)
 
     vars(update_fn)["execution"] = execution

@@ -143,12 +143,12 @@ def _scale_for(squares: Float[Array, ""]) -> Float[Array, ""]:
 def _scales(dtype: Any) -> tuple[float, float]:
     """Powers of two for numbers whose squares sum up to nothing, and for the others.
 
-    In float32 2**70, by which what is below 1e-12 stays far below its largest number and
-    the smallest number of all comes to be one whose square is one; and 2**-90, which leaves
-    room for a sum of 2**50 squares of the largest number.
+    In float32 2**62 and 2**-62, by which all numbers but the very smallest and largest come
+    to be ones whose squares are numbers. Their own squares are numbers, too: XLA takes the
+    square of a scale alone where what is scaled is a constant.
     """
-    exponent = jnp.finfo(dtype).maxexp / 128
-    return 2.0 ** (70 * exponent), 2.0 ** (-90 * exponent)
+    scale = 2.0 ** (62 * jnp.finfo(dtype).maxexp / 128)
+    return scale, 1 / scale
 
 
 def _sum_of_squares(
