@@ -46,7 +46,7 @@ def _cut(value: Value, bounds: list, shape: tuple[int, ...], n: int) -> Value:
 
 def concatenated(operands: Sequence[Value], eqn: Any, n: int) -> Value:
     """Of `concatenate`: features side by side, or rows below rows."""
-    axis, shapes = eqn.params["dimension"], [x.aval.shape for x in eqn.invars]
+    axis, shapes = int(eqn.params["dimension"]), [x.aval.shape for x in eqn.invars]
     if not any(x.rows is not None and x.rows.axis == axis for x in operands):
         # They lie side by side and don't meet.
         found = met(operands, is_draw_between=False)
@@ -92,7 +92,7 @@ def _counts(operands: Sequence[Value], axis: int, shapes: list) -> Counts | None
 
 def sorted_along(operands: Sequence[Value], eqn: Any, n: int) -> list[Value]:
     """Of `sort`: along rows, each place has another row's."""
-    axis, shape = eqn.params["dimension"], eqn.invars[0].aval.shape
+    axis, shape = int(eqn.params["dimension"]), eqn.invars[0].aval.shape
     together = unknown(operands)
     places = {x.rows for x in operands if x.rows is not None}
     if len(places) != 1:

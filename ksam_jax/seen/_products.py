@@ -64,7 +64,7 @@ def convolution(operands: Sequence[Value], eqn: Any, n: int) -> Value:
     is_plain = eqn.params["batch_group_count"] == 1
     if image.rows is None or not is_plain or image.rows.axis != numbers.lhs_spec[0]:
         return found
-    return found._replace(rows=Rows(numbers.out_spec[0], image.rows.order))
+    return found._replace(rows=Rows(int(numbers.out_spec[0]), image.rows.order))
 
 
 def gathered(operands: Sequence[Value], eqn: Any, n: int) -> Value:
@@ -86,7 +86,7 @@ def gathered(operands: Sequence[Value], eqn: Any, n: int) -> Value:
     gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     if sizes[axis] == shape[axis] and axis not in gone:
         kept = [i for i in range(len(shape)) if i not in gone]
-        place = numbers.offset_dims[kept.index(axis)]
+        place = int(numbers.offset_dims[kept.index(axis)])
         if by_index is None:
             return found._replace(rows=Rows(place, table.rows.order))
         return found.saying(PAIRS) if by_index.axis != place else found

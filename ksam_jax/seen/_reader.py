@@ -164,7 +164,7 @@ def _with_rest(value: Value, operands: list[Value]) -> Value:
 
 
 def _counting(eqn: Any, n: int) -> Value:
-    axis = eqn.params["dimension"]
+    axis = int(eqn.params["dimension"])
     if eqn.params["shape"][axis] != n:
         return Value()
     return Value(counts=Counts(axis, frozenset({0})))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from ._value import IN_ORDER, MOVED, TILED, Counts, Draw, Rows, Value
@@ -25,7 +26,7 @@ def broadcast(value: Value, eqn: Any, n: int) -> Value:
     """Of `broadcast_in_dim`; an axis of length one that grows has no rows in it."""
     del n
     (before, after), to = _shapes(eqn), eqn.params["broadcast_dimensions"]
-    kept = {i: j for i, j in enumerate(to) if before[i] == after[j]}
+    kept = {i: int(j) for i, j in enumerate(to) if before[i] == after[j]}
     return moved(value, kept)
 
 
@@ -33,7 +34,7 @@ def transposed(value: Value, eqn: Any, n: int) -> Value:
     """Of `transpose`."""
     del n
     order = eqn.params["permutation"]
-    return moved(value, {source: i for i, source in enumerate(order)})
+    return moved(value, {int(source): i for i, source in enumerate(order)})
 
 
 def squeezed(value: Value, eqn: Any, n: int) -> Value:
@@ -93,7 +94,7 @@ def reduced(value: Value, eqn: Any, n: int) -> Value:
 
 def over_axes(value: Value, name: str, axes: Sequence[Any], rank: int) -> Value:
     """As `reduced`, of one operand: names among the axes are of devices."""
-    gone = {axis for axis in axes if isinstance(axis, int)}
+    gone = {int(axis) for axis in axes if isinstance(axis, Integral)}
     left = [i for i in range(rank) if i not in gone]
     over_rows = value.rows is not None and value.rows.axis in gone
     found = moved(value, {source: i for i, source in enumerate(left)})
@@ -119,7 +120,7 @@ def padded(value: Value, eqn: Any, n: int) -> Value:
 
 def scanned_along(value: Value, eqn: Any, n: int) -> Value:
     """Of cumulative sums: along rows each has in it what the rows before it have."""
-    rows, axis = value.rows, eqn.params["axis"]
+    rows, axis = value.rows, int(eqn.params["axis"])
     found = value._replace(counts=None)
     if rows is None or rows.axis != axis:
         return found

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jaxtyping
 import optax
 from jax.core import Tracer
 from jaxtyping import PyTree
@@ -36,9 +37,9 @@ from ._words import EXAMPLE, FIXED_KEY, KEY_OF_THE_BATCH, NO_STATISTICS, coupled
 
 # Where the frames of the call lie that aren't the user's.
 _OURS = os.path.dirname(os.path.dirname(__file__))
-_LIBRARIES = tuple(
-    os.path.join(folder, "") for folder in (_OURS, *jax.__path__, *optax.__path__)
-)
+_FOLDERS = (_OURS, *jax.__path__, *optax.__path__, *jaxtyping.__path__)
+# The last is what type checkers generate.
+_LIBRARIES = (*(os.path.join(folder, "") for folder in _FOLDERS), "<@")
 # What has been found of losses outside of jit, where each call would be traced.
 _found: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
 # What has been told in the step that is being traced, of however many methods.
@@ -72,14 +73,14 @@ def tell(
     for about, message in _messages(call, found, loss.is_per_example, runs):
         said = _told.get()
         if said is None or about not in said:
-            warnings.warn(message, stacklevel=_level_of_user())
+            warnings.warn(message, stacklevel=_level_of_user(sys._getframe()))
         if said is not None:
             said.add(about)
 
 
-def _level_of_user() -> int:
+def _level_of_user(frame: Any) -> int:
     """The `stacklevel` of the line, outside of libraries, that asked for the step."""
-    frame, level = sys._getframe(1), 1
+    level = 1
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
         frame, level = frame.f_back, level + 1
     return level

@@ -94,11 +94,8 @@ def _with_rows(found: Value, operands: Sequence[Value]) -> Value:
     totals = any(x.is_total for x in operands)
     if not places:
         known = all(x.is_total or not x.depends for x in operands)
-        grams = all(x.is_gram or not x.depends for x in operands)
-        return found._replace(
-            is_total=totals and known,
-            is_gram=grams and any(x.is_gram for x in operands),
-        )
+        grams = any(x.is_gram for x in operands)
+        return found._replace(is_total=totals and known, is_gram=grams)
     if totals:
         found = found.saying(TOTALS)
     if len(places) == 1:

@@ -15,8 +15,8 @@ NO_STATISTICS = (
 FIXED_KEY = (
     "draws random numbers from a key that is a constant of the compiled step, so that "
     "every step draws the same ones, one dropout mask for ever; make keys anew in each "
-    'step, and put one per example into the batch, batch["key"] = jax.random.split(key, N), '
-    f"as in {_FLAX}#dropout."
+    'step, and put one per example into the batch, batch["key"] = jax.random.split(key, N) '
+    f"(see {_FLAX}#dropout)."
 )
 KEY_OF_THE_BATCH = {
     "per_example": (
