@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
@@ -97,7 +98,7 @@ class Reader(NamedTuple):
             return Value(varies=True)
         shape, dtype = np.shape(const), getattr(const, "dtype", None)
         is_long = shape == (self.n,) and dtype is not None
-        is_count = is_long and np.issubdtype(dtype, np.integer)
+        is_count = is_long and jnp.issubdtype(dtype, jnp.integer)
         if is_count and np.array_equal(np.asarray(const), np.arange(self.n)):
             return Value(varies=not self.is_compiled, counts=Counts(0, frozenset({0})))
         return Value(varies=not self.is_compiled)
