@@ -69,8 +69,7 @@ def _while(reader: Any, eqn: Any, operands: Sequence[Value], how: dict) -> list[
 
 
 def _scan(reader: Any, eqn: Any, operands: Sequence[Value], how: dict) -> list[Value]:
-    first, last = eqn.params["num_consts"], eqn.params["num_consts"]
-    last += eqn.params["num_carry"]
+    first, last = _bounds(eqn)
     consts, carry, over = operands[:first], list(operands[first:last]), operands[last:]
     one = [_one_of(x) for x in over]
 
@@ -82,6 +81,20 @@ def _scan(reader: Any, eqn: Any, operands: Sequence[Value], how: dict) -> list[V
     row_by_row = any(x.rows == Rows(0, IN_ORDER) for x in over)
     is_alone = row_by_row and not any(x.depends for x in after)
     return [*after, *(_stacked(x, is_alone) for x in stacked)]
+
+
+def _bounds(eqn: Any) -> tuple[int, int]:
+    """Where the operands' constants end and where the carry does, told by their ranks."""
+    program = eqn.params["jaxpr"]
+    inner = program.jaxpr if isinstance(program, ClosedJaxpr) else program
+
+    def sliced(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+        pairs = zip(outer, inner, strict=True)
+        return sum(len(x.aval.shape) != len(y.aval.shape) for x, y in pairs)
+
+    last = len(eqn.invars) - sliced(eqn.invars, inner.invars)
+    carried = len(eqn.outvars) - sliced(eqn.outvars, inner.outvars)
+    return last - carried, last
 
 
 def _settled(
