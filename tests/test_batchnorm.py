@@ -172,6 +172,7 @@ def coupled(params, batch):
     return losses, jnp.mean(losses)
 
 
+@pytest.mark.filterwarnings("ignore:.*takes a sum or mean over the rows")
 @pytest.mark.parametrize("has_aux", [False, True])
 @pytest.mark.parametrize("name", ["sam", "asam", "k_sam", "esam", "f_sam"])
 def test_without_a_climb_no_loss_rises_whatever_couples_the_examples(name, has_aux):

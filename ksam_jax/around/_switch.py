@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ..checks import _arguments, _kinds, _leaves, _state
 from ..devices._axis import named as named_axis
+from ..seen._tell import together
 from ..step._branch import one_of
 from ..step._method import execution_of
 from ..step._reading import without_aux
@@ -73,7 +74,9 @@ def switched(
 
             return run
 
-        return one_of([branch(number) for number in range(len(methods))], turn(state.steps))
+        branches = [branch(number) for number in range(len(methods))]
+        with together():
+            return one_of(branches, turn(state.steps))
 
     vars(update_fn)["execution"] = execution_of(methods[0])
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -27,7 +27,19 @@ class PerExample:
 
     def _of_one(self, params: Any, example: Any) -> Any:
         call, takes = "per_example", "params and one example"
-        out = _kinds.called(call, "example_loss", self.example_loss, takes, params, example)
+        args = params, example
+        try:
+            out = _kinds.called(call, "example_loss", self.example_loss, takes, *args)
+        except NameError as error:
+            if "unbound axis name" not in str(error):
+                raise
+            raise ValueError(
+                f"{call}(example_loss): example_loss must not ask for other examples by an "
+                f"axis's name, as BatchNorm with axis_name does, since it sees one example "
+                f"({error}); write a batch-level loss with has_aux, (params, batch) -> "
+                f"(losses of shape (N,), statistics), with jax.vmap(..., axis_name=...) in "
+                f"it, or take GroupNorm or LayerNorm."
+            ) from error
         return _arguments.one_result(call, out)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
@@ -10,6 +11,8 @@ from ..checks import _arguments, _front, _kinds, _leaves, _sizes, _spread, _stat
 from ..devices._axis import named, on_mesh_of
 from ..loss._forward import Loss
 from ..parts._ascent import Ascent
+from ..parts._selection import Selection
+from ..seen._tell import tell
 from ..trees._keys import drawn_alone
 from ..trees._mask import hide, masked, perturbed_leaves
 from ._gradient import Problem
@@ -84,7 +87,9 @@ def transformation(
         problem = Problem(loss, batch, groups, axis)
         here = method._replace(flags=perturbed_leaves(call, mask, params))
         with on_mesh_of(batch), telling(execution):
-            return take_step(here, problem, params, given, state, extra_args)
+            found = take_step(here, problem, params, given, state, extra_args)
+            tell(call, loss, _as_seen(here, params), batch, *_alone(here, problem))
+        return found
 
     vars(update_fn)["execution"] = execution
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -125,3 +130,26 @@ def _climbs_on(method: Method, groups: int) -> str | None:
     if not method.sync_ascent and groups > 1:
         return f"{method.call}(sync_ascent=False, groups={groups})"
     return None
+
+
+def _as_seen(method: Method, params: PyTree) -> PyTree:
+    """The parameters as the first pass of a step is given them, for their dtypes."""
+    dtype = method.perturbed_dtype
+    if dtype is None or isinstance(method.ascent, Selection):
+        return params
+
+    def seen(p: Any) -> Any:
+        return p if jnp.iscomplexobj(p) else jax.ShapeDtypeStruct(p.shape, dtype)
+
+    return jax.tree.map(seen, params)
+
+
+def _alone(method: Method, problem: Problem) -> tuple[str, int]:
+    """Which rows run without the rest of the batch, and in how many parts all do."""
+    groups = 1 if method.sync_ascent else problem.groups
+    parts = groups * problem.loss.num_microbatches
+    if method.selects:
+        return "the chosen rows", parts
+    if parts > 1:
+        return f"the batch's {parts} parts", parts
+    return "", 1

@@ -1,0 +1,35 @@
+"""Random numbers in a trace: whose key they come from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ._value import FIXED, SHARED, Draw, Rows, Value, unknown
+
+DRAWS = frozenset({"random_bits", "random_gamma", "rng_bit_generator", "rng_uniform"})
+KEYS = frozenset(
+    {
+        "random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split",
+        "random_clone", "threefry2x32",
+    }
+)  # fmt: skip
+
+
+def drawn(name: str, operands: Sequence[Value], shape: tuple[int, ...]) -> Value:
+    """What is drawn, or made of keys: rows of keys lie where they did."""
+    found = unknown(operands)
+    if found.depends:
+        return found._replace(rows=_rows_of_keys(operands))
+    if name in KEYS:
+        return found
+    kind = SHARED if found.varies or found.learns else FIXED
+    return found._replace(draw=Draw(kind, frozenset(range(len(shape)))))
+
+
+def _rows_of_keys(operands: Sequence[Value]) -> Rows | None:
+    places = {x.rows for x in operands if x.rows is not None}
+    return places.pop() if len(places) == 1 else None
+
+
+def is_random(eqn: Any) -> bool:
+    """Whether an equation draws, or makes keys."""
+    return eqn.primitive.name in DRAWS | KEYS
