@@ -29,6 +29,12 @@ DIFFERENCES = (
     ("k_momentum_sam", "k_sam"),
     ("k_sam_remembered", "sgd"),
     ("k_momentum_remembered", "sgd"),
+    ("k_sam_following", "sgd"),
+    ("k_sam_following", "sam"),
+    ("k_sam_following", "coverage_without_climb"),
+    ("k_momentum_following", "sgd"),
+    ("k_momentum_following", "coverage_without_climb"),
+    ("random_k_sam", "sgd"),
 )
 
 

@@ -287,17 +287,37 @@ def test_what_is_drawn_does_not_depend_on_the_default_implementation(make):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_raw_keys_are_named_where_they_would_draw_together():
-    batch = {"x": jnp.ones((4, 2)), "key": jnp.zeros((4, 4), jnp.uint32)}
+def raw_key(example):
+    return example["key"]
+
+
+def of_the_number(example):
+    return jax.random.fold_in(jax.random.key(0, impl="rbg"), example["number"])
+
+
+@pytest.mark.parametrize("key_of", [raw_key, of_the_number])
+@pytest.mark.parametrize("wrap", [ksam_jax.per_example, batched])
+def test_keys_that_draw_together_are_named_where_they_are_not_in_the_batch(key_of, wrap):
+    """Raw ones are numbers like others, and those that the loss makes are its own."""
+    tx: Any = ksam_jax.k_sam(k=2)
     w = jnp.ones(2)
-    tx: Any = ksam_jax.sam()
-    loss_fn = batched(lambda w, example: example["x"] @ w)
-    told = pytest.warns(UserWarning, match=r"batch\['key'\] looks like raw random keys")
-    with jax.default_prng_impl("rbg"), told:
-        tx.update(None, tx.init(w), w, loss_fn=loss_fn, batch=batch)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tx.update(None, tx.init(w), w, loss_fn=loss_fn, batch=batch)
+
+    def example_loss(w, example):
+        return jnp.sum(dropout(key_of(example), example["x"], 0.5) * w)
+
+    def update(impl):
+        with jax.default_prng_impl(impl):
+            keys = jax.vmap(jax.random.PRNGKey)(jnp.arange(4))
+            batch = {"x": jnp.ones((4, 2)), "key": keys, "number": jnp.arange(4)}
+            return tx.update(None, tx.init(w), w, loss_fn=wrap(example_loss), batch=batch)
+
+    with pytest.warns(UserWarning, match=r"draws from keys of \"rbg\"") as told:
+        update("rbg")
+    assert len(told) == 1
+    if key_of is raw_key:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            update("threefry2x32")
 
 
 # A state that isn't this transformation's.

@@ -104,7 +104,7 @@ def hand_on_loss(
         execution = _the_same(heard, method)
         loss = Loss(loss_fn, has_aux, execution.num_microbatches or 1)
         axis = named(execution.axis_name)
-        arrays = drawn_alone(_CALL, _arguments.batch_arrays(batch))
+        arrays = drawn_alone(_arguments.batch_arrays(batch))
         value_fn = _named(mean_loss(loss, arrays, axis, info.loss.dtype), extra_args)
         ours = {"value": info.loss, "grad": updates, "value_fn": value_fn}
         if "value_fn" not in extra_args:

@@ -22,7 +22,7 @@ class PerExample:
         """Losses of shape `(N,)`, and the examples' aux stacked where there is one."""
         call = "per_example(example_loss)"
         _leaves.no_generator(call, "params", params)
-        batch = drawn_alone(call, _arguments.batch_arrays(batch, call, least=0))
+        batch = drawn_alone(_arguments.batch_arrays(batch, call, least=0))
         return jax.vmap(self._of_one, in_axes=(None, 0))(params, batch)
 
     def _of_one(self, params: Any, example: Any) -> Any:

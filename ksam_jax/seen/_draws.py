@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ._value import FIXED, SHARED, Draw, Rows, Value, unknown
+from ..trees._keys import TOGETHER
+from ._value import BY_COMPANY, FIXED, SHARED, Draw, Rows, Value, unknown
 
 DRAWS = frozenset({"random_bits", "random_gamma", "rng_bit_generator", "rng_uniform"})
 KEYS = frozenset(
@@ -14,15 +15,22 @@ KEYS = frozenset(
 )  # fmt: skip
 
 
-def drawn(name: str, operands: Sequence[Value], shape: tuple[int, ...]) -> Value:
+def drawn(eqn: Any, operands: Sequence[Value], shape: tuple[int, ...]) -> Value:
     """What is drawn, or made of keys: rows of keys lie where they did."""
-    found = unknown(operands)
+    found, name = unknown(operands), eqn.primitive.name
     if found.depends:
-        return found._replace(rows=_rows_of_keys(operands))
+        found = found._replace(rows=_rows_of_keys(operands))
+        draws_together = name in DRAWS and _draws_together(eqn.invars[0].aval.dtype)
+        return found.saying(BY_COMPANY) if draws_together else found
     if name in KEYS:
         return found
     kind = SHARED if found.varies or found.learns else FIXED
     return found._replace(draw=Draw(kind, frozenset(range(len(shape)))))
+
+
+def _draws_together(dtype: Any) -> bool:
+    """Whether keys of this kind draw by the others that they are in a batch with."""
+    return str(dtype) in {f"key<{name}>" for name in TOGETHER}
 
 
 def _rows_of_keys(operands: Sequence[Value]) -> Rows | None:

@@ -136,7 +136,7 @@ class Reader(NamedTuple):
         """Of an equation that calls no program."""
         name, n = eqn.primitive.name, self.n
         if is_random(eqn):
-            return [drawn(name, operands, x.aval.shape) for x in eqn.outvars]
+            return [drawn(eqn, operands, x.aval.shape) for x in eqn.outvars]
         if name in BY_ELEMENT:
             # Several results are each as their operand, such as those of a barrier.
             is_one = len(eqn.outvars) == 1

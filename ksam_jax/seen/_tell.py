@@ -23,6 +23,7 @@ from jaxtyping import PyTree
 from ..loss._per_example import PerExample
 from ._reader import Reader
 from ._value import (
+    BY_COMPANY,
     FIXED,
     IN_ORDER,
     OTHERS,
@@ -33,7 +34,14 @@ from ._value import (
     Rows,
     Value,
 )
-from ._words import EXAMPLE, FIXED_KEY, KEY_OF_THE_BATCH, NO_STATISTICS, coupled
+from ._words import (
+    DRAWN_TOGETHER,
+    EXAMPLE,
+    FIXED_KEY,
+    KEY_OF_THE_BATCH,
+    NO_STATISTICS,
+    coupled,
+)
 
 # Where the frames of the call lie that aren't the user's.
 _OURS = os.path.dirname(os.path.dirname(__file__))
@@ -92,6 +100,8 @@ def _messages(
     here = EXAMPLE if is_per_example else f"{call}: loss_fn"
     if STATISTICS in found:
         yield STATISTICS, f"{here} {NO_STATISTICS}"
+    if BY_COMPANY in found and (runs or is_per_example):
+        yield BY_COMPANY, f"{here} {DRAWN_TOGETHER}"
     if FIXED in found:
         yield FIXED, f"{here} {FIXED_KEY}"
     elif SHARED in found and is_per_example:

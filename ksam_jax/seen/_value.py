@@ -16,6 +16,7 @@ MIXED = ("mixed",)  # Rows, and something else.
 # What is told of a value.
 PAIRS, TOTALS, OTHERS = "pairs", "totals", "others"
 SHARED, FIXED, STATISTICS = "shared", "fixed", "statistics"
+BY_COMPANY = "by company"
 
 
 class Rows(NamedTuple):

@@ -18,6 +18,13 @@ FIXED_KEY = (
     'step, and put one per example into the batch, batch["key"] = jax.random.split(key, N) '
     f"(see {_FLAX}#dropout)."
 )
+DRAWN_TOGETHER = (
+    'draws from keys of "rbg" or "unsafe_rbg", one for each row, and what these draw '
+    "depends on the others that are run beside them, so that a row that is chosen, or in "
+    "another microbatch, draws other numbers (another dropout mask); make them with "
+    'jax.random.key(seed, impl="threefry2x32"), or put keys of jax.random.key into the '
+    "batch, where they are remade."
+)
 KEY_OF_THE_BATCH = {
     "per_example": (
         "draws random numbers from a key that doesn't depend on the example, so that all "

@@ -72,7 +72,7 @@ def transformation(
         if given is None:
             _front.nothing_in_front(call)
         _state.check("tx.update", without_aux(state), expected(params))
-        batch = drawn_alone("tx.update", _arguments.batch_arrays(batch))
+        batch = drawn_alone(_arguments.batch_arrays(batch))
         _arguments.bound(call, axis)
         _arguments.divides(call, batch, groups, num_microbatches)
         if method.selects or (groups > 1 and not sync_ascent):

@@ -6,7 +6,6 @@ draws depends on which others are beside it: chosen, cut into microbatches or gr
 would draw anew. Here keys are Threefry's, whose draws depend on the key and nothing else.
 """
 
-import warnings
 from typing import Any
 
 import jax
@@ -23,20 +22,9 @@ def key_of(seed: Any) -> Key[Array, ""]:
     return jax.random.key(seed, impl=ALONE)
 
 
-def drawn_alone(call: str, batch: PyTree) -> PyTree:
+def drawn_alone(batch: PyTree) -> PyTree:
     """The batch, with keys that draw together remade into ones that draw alone."""
-    remade = jax.tree.map(_remade, batch)
-    default = str(getattr(jax.config, "jax_default_prng_impl"))  # noqa: B009
-    for path, leaf in jax.tree.leaves_with_path(batch) if default in TOGETHER else ():
-        if leaf.dtype == jnp.uint32 and leaf.shape[1:] == (4,):
-            warnings.warn(
-                f"{call}(batch=...): batch{jax.tree_util.keystr(path)} looks like raw "
-                f"random keys, and with jax_default_prng_impl={default!r} what an example "
-                f"draws from them depends on the others that are run with it; make keys "
-                f"with jax.random.key(seed) instead of jax.random.PRNGKey(seed).",
-                stacklevel=4,
-            )
-    return remade
+    return jax.tree.map(_remade, batch)
 
 
 def _remade(leaf: Array) -> Array:
