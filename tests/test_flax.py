@@ -23,6 +23,7 @@ from problems import (
 )
 
 import ksam_jax
+from ksam_jax.trees._keys import drawn_alone
 
 pytestmark = pytest.mark.xdist_group("flax")
 
@@ -272,6 +273,8 @@ def test_chosen_examples_keep_their_own_dropout_keys(library, keep):
     loss_fn = ksam_jax.per_example(example_loss, keep=keep)
     updates, _ = quick_jit(updater(tx, loss_fn))(tx.init(params), params, batch)
 
+    # With keys that the step has remade, if they are of a kind that draws together.
+    batch = drawn_alone(batch)
     losses = quick_jit(batched(example_loss))(params, batch)
     hardest = np.argsort(-np.asarray(losses))[:3]
     alone = [jax.tree.map(lambda leaf, i=i: leaf[i], batch) for i in hardest]

@@ -1,6 +1,10 @@
 """Valid uses that once trained something else in silence, by kind, and the right value."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -292,7 +296,7 @@ def raw_key(example):
 
 
 def of_the_number(example):
-    return jax.random.fold_in(jax.random.key(0, impl="rbg"), example["number"])
+    return jax.random.fold_in(jax.random.key(0), example["number"])
 
 
 @pytest.mark.parametrize("key_of", [raw_key, of_the_number])
@@ -314,10 +318,34 @@ def test_keys_that_draw_together_are_named_where_they_are_not_in_the_batch(key_o
     with pytest.warns(UserWarning, match=r"draws from keys of \"rbg\"") as told:
         update("rbg")
     assert len(told) == 1
+    with pytest.warns(UserWarning, match=r"draws from keys of \"rbg\" or \"unsafe_rbg\""):
+        update("unsafe_rbg")
     if key_of is raw_key:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             update("threefry2x32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_dropout_devices_and_vmap_with_another_default_of_keys(impl):
+    """The tests of these, in a process that has it from the start."""
+    files = ("keep", "forward", "microbatches", "flax", "contract", "devices", "momentum")
+    folder = Path(__file__).parent
+    found = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("-m", "not slow", "-k", "dropout or vmap or vmapped or drawn or draws"),
+            *(str(folder / f"test_{name}.py") for name in files),
+        ],
+        env=os.environ | {"JAX_DEFAULT_PRNG_IMPL": impl},
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout[-3000:]
+    assert " passed" in found.stdout
 
 
 # A state that isn't this transformation's.
@@ -377,6 +405,36 @@ def test_the_state_of_other_parameters_is_refused(name):
 def test_the_memory_of_other_examples_is_refused():
     with pytest.raises(ValueError, match=r"losses of shape \(8,\) .* for shape \(12,\)"):
         one_step(remembering(12), remembering(8).init(weights()))
+
+
+def test_a_state_is_taken_as_jax_takes_numbers():
+    """Restored as Python's and NumPy's numbers, and parts whose inits look at values."""
+    params = weights()
+
+    def init(params: Any) -> Any:
+        return {
+            "n": 0,
+            "sum": float(jnp.sum(params["b"])),
+            "zeros": np.zeros(3, np.float32),
+        }
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return updates, state | {"n": state["n"] + 1}
+
+    counting = optax.GradientTransformation(init, update)
+    climb = ksam_jax.scale_to_radius(0.1)
+    by_value = lambda p: jax.tree.map(lambda x: bool(jnp.sum(x) != 0), p)  # noqa: E731
+    own: Any = ksam_jax.sharpness_aware(optax.chain(counting, climb))
+    for tx in (own, ksam_jax.sharpness_aware(climb, combine=counting)):
+        _, state = one_step(tx, tx.init(params))
+        one_step(tx, state)
+    masked: Any = ksam_jax.sam(mask=by_value)
+    one_step(masked, masked.init(params))
+    for make in METHODS.values():
+        tx = make()
+        state = jax.tree.map(lambda x: x.item() if x.ndim == 0 else x, tx.init(params))
+        one_step(tx, jax.tree.map(np.asarray, state))
+        one_step(tx, state)
 
 
 # Numbers whose squares aren't, and no derivative at zero.

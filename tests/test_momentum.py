@@ -228,7 +228,10 @@ def calls_of_the_loss(tx, has_aux=False):
 
     update = updater(tx, counting, has_aux=has_aux)
     jax.eval_shape(update, tx.init(problem.params), problem.params, mlp_batch())
-    return sizes
+    # At last it is looked at: traced, and not run.
+    *ran, looked_at = sizes
+    assert looked_at == 10
+    return ran
 
 
 def test_the_loss_is_run_only_where_it_is_needed():

@@ -88,6 +88,8 @@ def test_mapped_over_counts_all_of_them_run_in_every_step():
 
 # A computation of HLO begins with its name, and is called by these attributes.
 _HEAD = re.compile(r"^(?:ENTRY )?%(\S+) \(.*\{$")
+# That of methods, whose result has many parts; that of a norm has one number.
+_TURNS = re.compile(r"(?:^|= )\(.*, .*\) conditional\(")
 _CALLS = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|true_computation|"
     r"false_computation)=\{?((?:%[\w.\-]+(?:, )?)+)"
@@ -95,6 +97,15 @@ _CALLS = re.compile(
 _VALUE = re.compile(r"^\s*(?:ROOT )?%(\S+) = (.*)$")
 _PRODUCT = re.compile(r"= \S+\[([\d,]*)\]\S* (dot|convolution)\(%([\w.\-]+), %([\w.\-]+)\)")
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+
+
+def turn(lines: Any) -> str:
+    """The one conditional; where norms have theirs, the one that methods take turns by."""
+    found = [line for line in lines if " conditional(" in line]
+    if len(found) > 1:
+        found = list(filter(_TURNS.search, found))
+    (line,) = found
+    return line
 
 
 class Program:
@@ -132,7 +143,7 @@ class Program:
 
     def branches(self) -> list[list[str]]:
         """The lines that each branch of the one conditional runs."""
-        (line,) = [x for x in self.within(self.entry) if " conditional(" in x]
+        line = turn(self.within(self.entry))
         return [self.within(name) for name in self.called(line)]
 
     def outside(self) -> list[str]:
@@ -142,7 +153,7 @@ class Program:
     def predicate(self) -> tuple[set[str], set[str]]:
         """All instructions that the conditional's index is made of, and the parameters."""
         defined = {m[1]: m[2] for x in self.lines[self.entry] if (m := _VALUE.match(x))}
-        (conditional,) = [x for x in defined.values() if " conditional(" in x]
+        conditional = turn(defined.values())
         index = re.search(r" conditional\(%([\w.\-]+)", conditional)
         assert index
         todo, seen = [index[1]], set()
@@ -232,7 +243,7 @@ def own_products(name: str) -> list[int]:
 @pytest.mark.xdist_group("hlo")
 def test_a_plain_step_costs_what_sgd_costs():
     counts = [program(m).cost_analysis()["flops"] for m in (None, ksam_jax.mean_gradient())]
-    assert counts[0] < counts[1] < 1.005 * counts[0]
+    assert counts[0] < counts[1] < 1.01 * counts[0]
     assert own_products("plain") == own_products("sgd")
 
 

@@ -37,14 +37,23 @@ CHOOSE = (
 RESULTS = (
     Block(Path("README.md"), "results", (DIGITS,), markdown.comparison),
     Block(DOCS / "results.md", "digits", (DIGITS,), markdown.comparison),
+    Block(
+        DOCS / "results.md", "digits-at-sgd", _results("sgd/digits"), markdown.comparison
+    ),
+    Block(DOCS / "results.md", "mnist-at-sgd", _results("sgd/mnist"), markdown.comparison),
     *(
         Block(
             DOCS / "results.md",
             f"race-{name}",
-            (REFERENCE / "race" / table / "race.json",),
+            (REFERENCE / table / "race.json",),
             racing.markdown,
         )
-        for name, table in (("digits", "digits"), ("mnist", "mnist_1000"))
+        for name, table in (
+            ("digits", "race/digits"),
+            ("mnist", "race/mnist_1000"),
+            ("sst2", "race/sst2_transformer"),
+            ("cifar10", "race/cifar10_resnet8"),
+        )
     ),
     Block(DOCS / "results.md", "mnist", (MNIST,), renders.reproduced),
     Block(

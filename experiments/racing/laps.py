@@ -101,8 +101,8 @@ def _run(runner: _Runner, end: int) -> None:
     jax.block_until_ready(runner.state)
     runner.seconds += time.perf_counter() - began
     shares = np.asarray(jax.device_get(notes))
-    # A baseline that is no method doesn't say: it takes all.
-    share = float(np.mean(np.where(np.isfinite(shares), shares, 1.0)))
+    # A baseline that is no method doesn't know: it takes all.
+    share = float(np.mean(np.where(shares <= 1, shares, 1.0)))
     lap = Lap(end, runner.seconds, judging.on_validation(runner.job, runner.state), share)
     runner.laps.append(lap)
 

@@ -62,7 +62,7 @@ def switched(
             )
         if params is not None:  # else the method says what is missing
             known = _leaves.parameters("tx.update", params)
-            _state.check("tx.update", without_aux(state), expected(known))
+            state = _state.checked("tx.update", without_aux(state), expected(known))
 
         def branch(number: int) -> Callable[[], tuple[PyTree, SwitchState]]:
             method = methods[number]

@@ -1,5 +1,6 @@
 """Sizes that a batch carries along where no cut can reach them."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from jaxtyping import PyTree
 
 from ..nodes._with_rows import is_own_node, knows_size
 from . import _leaves
+from ._user import level_of_user
 
 
 def warn_of_static_size(call: str, batch: PyTree) -> None:
@@ -28,7 +30,7 @@ def warn_of_static_size(call: str, batch: PyTree) -> None:
                 f"are examples, and keeps it where a part of them is run; if it is their "
                 f"number, read that off an array's shape instead; if it is another one, "
                 f"ignore this warning by a filter.",
-                stacklevel=3,
+                stacklevel=level_of_user(sys._getframe()),
             )
 
 

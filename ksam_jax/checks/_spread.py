@@ -1,5 +1,6 @@
 """Checks of weights that are spread over the devices of a mapped axis."""
 
+import sys
 import warnings
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -10,6 +11,7 @@ from jaxtyping import PyTree
 
 from ..devices._axis import Axis
 from ..devices._spread import spread_over, types_tell
+from ._user import level_of_user
 
 # Primitives that move numbers between devices, by the beginning of their names.
 COLLECTIVES = ("psum", "pmax", "pmin", "all_gather", "reduce_scatter", "ppermute")
@@ -62,7 +64,7 @@ def hidden_weights(
             f"weights are spread over {' or '.join(map(repr, names))}, and loss_fn "
             f"communicates ({', '.join(sorted(found))}): weights are taken to be the same "
             f"on all devices; if a device has a part of them, use check_vma=True.",
-            stacklevel=4,
+            stacklevel=level_of_user(sys._getframe()),
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -14,21 +15,29 @@ Expected = Callable[[PyTree], PyTree]
 
 
 def expected(init: Callable[[PyTree], PyTree]) -> Expected:
-    """What `init` makes of parameters, asked once for parameters of the same shapes."""
+    """What `init` makes of parameters, asked once for parameters of the same shapes.
+
+    None where it can't be asked: a part or a mask of the user's own that looks at values.
+    """
     known: dict[Any, PyTree] = {}
 
     def of(params: PyTree) -> PyTree:
         leaves, treedef = jax.tree.flatten(params)
         key = treedef, tuple((np.shape(x), x.dtype) for x in leaves)
         if key not in known:
-            known[key] = jax.eval_shape(init, params)
+            try:
+                known[key] = jax.eval_shape(init, params)
+            except Exception:
+                known[key] = None
         return known[key]
 
     return of
 
 
-def check(call: str, state: PyTree, like: PyTree) -> None:
-    """Checks that a state has the structure, shapes and dtypes of one that `init` makes."""
+def checked(call: str, state: PyTree, like: PyTree) -> PyTree:
+    """The state as arrays, if it has the structure, shapes and dtypes of `init`'s."""
+    if like is None:
+        return state
     found = _difference(state, like)
     if found:
         raise ValueError(
@@ -36,24 +45,36 @@ def check(call: str, state: PyTree, like: PyTree) -> None:
             f"last update, returned for parameters of these shapes; got {found}; make one "
             f"with tx.init(params), or pass the state that belongs to this transformation."
         )
+    return jax.tree.map(jnp.asarray, state)
 
 
 def _difference(state: PyTree, like: PyTree) -> str | None:
     """In what a state is first unlike that of `init`; None if it is like it."""
     found, wanted = (dict(jax.tree.leaves_with_path(tree)) for tree in (state, like))
-    for path in wanted.keys() | found.keys():
+    for path in [*wanted, *found]:
         where = _leaves.path_to("state", path)
         if path not in found:
             return f"none of {where}"
         if path not in wanted:
             return f"{where}, which it doesn't have"
     for path, leaf in wanted.items():
-        kind = np.shape(found[path]), _leaves.dtype_of(found[path])
-        if kind != (leaf.shape, leaf.dtype):
+        if not _fits(found[path], leaf):
+            shape, dtype = np.shape(found[path]), _leaves.dtype_of(found[path])
             return (
-                f"{_leaves.path_to('state', path)} of shape {kind[0]} and dtype {kind[1]} "
+                f"{_leaves.path_to('state', path)} of shape {shape} and dtype {dtype} "
                 f"for shape {leaf.shape} and dtype {leaf.dtype}"
             )
     if jax.tree.structure(state) != jax.tree.structure(like):
-        return "one of the same shapes, but of other parts"
+        return f"structure {_leaves.structure_of(state)} for {_leaves.structure_of(like)}"
     return None
+
+
+def _fits(leaf: Any, like: Any) -> bool:
+    """Whether it is an array like that, or a number of Python's that becomes one."""
+    if np.shape(leaf) != like.shape:
+        return False
+    if isinstance(leaf, bool | int | float | complex):
+        return bool(np.can_cast(np.result_type(type(leaf)), like.dtype, "same_kind"))
+    dtype = _leaves.dtype_of(leaf)
+    # As JAX takes it: in 32 bits unless it is told to take 64.
+    return dtype == like.dtype or jax.dtypes.canonicalize_dtype(dtype) == like.dtype

@@ -1,7 +1,10 @@
 """Random numbers in a trace: whose key they come from."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
+
+import jax
 
 from ..trees._keys import TOGETHER
 from ._value import BY_COMPANY, FIXED, SHARED, Draw, Rows, Value, unknown
@@ -30,7 +33,12 @@ def drawn(eqn: Any, operands: Sequence[Value], shape: tuple[int, ...]) -> Value:
 
 def _draws_together(dtype: Any) -> bool:
     """Whether keys of this kind draw by the others that they are in a batch with."""
-    return str(dtype) in {f"key<{name}>" for name in TOGETHER}
+    return dtype in _kinds_together()
+
+
+@functools.cache
+def _kinds_together() -> frozenset[Any]:
+    return frozenset(jax.random.key(0, impl=name).dtype for name in TOGETHER)
 
 
 def _rows_of_keys(operands: Sequence[Value]) -> Rows | None:

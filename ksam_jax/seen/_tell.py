@@ -6,7 +6,6 @@ that is not spoken of.
 """
 
 import contextvars
-import os
 import sys
 import warnings
 import weakref
@@ -15,11 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jaxtyping
-import optax
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from ..checks._user import level_of_user
 from ..loss._per_example import PerExample
 from ._reader import Reader
 from ._value import (
@@ -43,11 +41,6 @@ from ._words import (
     coupled,
 )
 
-# Where the frames of the call lie that aren't the user's.
-_OURS = os.path.dirname(os.path.dirname(__file__))
-_FOLDERS = (_OURS, *jax.__path__, *optax.__path__, *jaxtyping.__path__)
-# The last is what type checkers generate.
-_LIBRARIES = (*(os.path.join(folder, "") for folder in _FOLDERS), "<@")
 # What has been found of losses outside of jit, where each call would be traced.
 _found: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
 # What has been told in the step that is being traced, of however many methods.
@@ -81,17 +74,9 @@ def tell(
     for about, message in _messages(call, found, loss.is_per_example, runs):
         said = _told.get()
         if said is None or about not in said:
-            warnings.warn(message, stacklevel=_level_of_user(sys._getframe()))
+            warnings.warn(message, stacklevel=level_of_user(sys._getframe()))
         if said is not None:
             said.add(about)
-
-
-def _level_of_user(frame: Any) -> int:
-    """The `stacklevel` of the line, outside of libraries, that asked for the step."""
-    level = 1
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _messages(

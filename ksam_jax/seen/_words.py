@@ -14,7 +14,8 @@ NO_STATISTICS = (
 )
 FIXED_KEY = (
     "draws random numbers from a key that is a constant of the compiled step, so that "
-    "every step draws the same ones, one dropout mask for ever; make keys anew in each "
+    "every step draws the same ones, one dropout mask for ever; if they are meant to stay "
+    "the same, draw them outside of the loss, else make keys anew in each "
     'step, and put one per example into the batch, batch["key"] = jax.random.split(key, N) '
     f"(see {_FLAX}#dropout)."
 )

@@ -71,7 +71,7 @@ def transformation(
         given = _arguments.gradient_or_none(updates, params, _climbs_on(method, groups))
         if given is None:
             _front.nothing_in_front(call)
-        _state.check("tx.update", without_aux(state), expected(params))
+        state = _state.checked("tx.update", without_aux(state), expected(params))
         batch = drawn_alone(_arguments.batch_arrays(batch))
         _arguments.bound(call, axis)
         _arguments.divides(call, batch, groups, num_microbatches)
@@ -88,7 +88,8 @@ def transformation(
         here = method._replace(flags=perturbed_leaves(call, mask, params))
         with on_mesh_of(batch), telling(execution):
             found = take_step(here, problem, params, given, state, extra_args)
-            tell(call, loss, _as_seen(here, params), batch, *_alone(here, problem))
+            if given is None:  # else it may be that no pass runs at all
+                tell(call, loss, _as_seen(here, params), batch, *_alone(here, problem))
         return found
 
     vars(update_fn)["execution"] = execution
