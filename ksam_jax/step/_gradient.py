@@ -14,7 +14,7 @@ from ..loss._residuals import depends_on_example
 from ..loss._rows import Chosen, equal_weights, fill_up, fit_to_run, split_groups
 from ..nodes._with_rows import with_rows
 from ..parts._selection import Evidence, Selection
-from ..trees._lengths import norm
+from ..trees._lengths import plain_norm
 from ..trees._numbers import wide_dtype
 
 
@@ -179,7 +179,7 @@ def perturb(params: PyTree, epsilon: PyTree, dtype: Any) -> tuple[PyTree, Float[
     leaves, treedef = jax.tree.flatten(params)
     sums = [add(p, e) for p, e in zip(leaves, treedef.flatten_up_to(epsilon), strict=True)]
     perturbed = treedef.unflatten([total for total, _ in sums])
-    return perturbed, norm([difference for _, difference in sums], like=params)
+    return perturbed, plain_norm([difference for _, difference in sums], like=params)
 
 
 def _rounded(x: Array, dtype: Any) -> Array:

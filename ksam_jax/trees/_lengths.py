@@ -40,6 +40,14 @@ def norm(tree: PyTree, like: PyTree = None) -> Float[Array, ""]:
     return _norm(parts, dtype)
 
 
+def plain_norm(tree: PyTree, like: PyTree = None) -> Float[Array, ""]:
+    """As `norm`, of numbers whose squares are numbers, too.
+
+    What is used nowhere else needn't be kept for a second look then.
+    """
+    return _root(inner(tree, tree, like))
+
+
 def inner(a: PyTree, b: PyTree, like: PyTree = None) -> Float[Array, ""]:
     """Real inner product of two trees: the sum of Re(conj(a) b) over all coordinates.
 
