@@ -180,9 +180,11 @@ def _real_parts(x: Inexact[Array, "..."]) -> list[Array]:
 
 
 def _spread(tree: PyTree, like: PyTree) -> Spread:
-    if like is None:
-        return [()] * len(jax.tree.leaves(tree))
-    return [spread_over(x) for x in jax.tree.leaves(like)]
+    leaves, params = jax.tree.leaves(tree), jax.tree.leaves(like)
+    # Of something else than these parameters nothing is known; who is given it may say so.
+    if len(leaves) != len(params):
+        return [()] * len(leaves)
+    return [spread_over(x) for x in params]
 
 
 def _summed(numbers: Sequence[Array], spread: Spread) -> Float[Array, "..."]:
