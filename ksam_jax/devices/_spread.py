@@ -13,6 +13,8 @@ import jax
 
 def spread_over(x: Any) -> tuple[Hashable, ...]:
     """The axes along which this array may differ from device to device, in order."""
+    if not isinstance(x, jax.Array):
+        return ()
     return tuple(sorted(jax.typeof(x).manual_axis_type.varying, key=str))
 
 
