@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import PyTree
 
 from ..devices._axis import Axis
-from ..devices._spread import spread_over, types_tell
+from ..devices._spread import arrays_of, spread_over, types_tell
 from ._user import level_of_user
 
 # Primitives that move numbers between devices, by the beginning of their names.
@@ -20,7 +20,7 @@ COLLECTIVES += ("all_to_all", "pbroadcast", "ragged_all_to_all")
 
 def spread_axes(params: PyTree) -> set[Hashable]:
     """The axes that some weight is spread over."""
-    return {name for leaf in jax.tree.leaves(params) for name in spread_over(leaf)}
+    return {name for leaf in arrays_of(params) for name in spread_over(leaf)}
 
 
 def weights(

@@ -6,6 +6,7 @@ it says nothing.
 """
 
 from collections.abc import Hashable, Sequence
+from types import GeneratorType
 from typing import Any
 
 import jax
@@ -16,6 +17,11 @@ def spread_over(x: Any) -> tuple[Hashable, ...]:
     if not isinstance(x, jax.Array):
         return ()
     return tuple(sorted(jax.typeof(x).manual_axis_type.varying, key=str))
+
+
+def arrays_of(tree: Any) -> list[Any]:
+    """The leaves of a tree that nobody has checked yet: it may be a generator, for one."""
+    return jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, GeneratorType))
 
 
 def types_tell(names: Sequence[Hashable]) -> bool:

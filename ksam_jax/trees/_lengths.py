@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
-from ..devices._spread import spread_over
+from ..devices._spread import arrays_of, spread_over
 from ._numbers import can_divide, ratio, real_dtype, widen
 
 # Of each leaf, the mapped axes that it is spread over.
@@ -180,7 +180,7 @@ def _real_parts(x: Inexact[Array, "..."]) -> list[Array]:
 
 
 def _spread(tree: PyTree, like: PyTree) -> Spread:
-    leaves, params = jax.tree.leaves(tree), jax.tree.leaves(like)
+    leaves, params = jax.tree.leaves(tree), arrays_of(like)
     # Of something else than these parameters nothing is known; who is given it may say so.
     if len(leaves) != len(params):
         return [()] * len(leaves)
