@@ -10,7 +10,7 @@ import optax
 from jaxtyping import PyTree
 
 from ..checks import _arguments, _kinds, _leaves
-from ..checks._spread import spread_axes
+from ..checks._spread import whole_weights
 from ..devices._axis import named
 from ..loss._forward import Loss
 from ..loss._mean import mean_loss
@@ -105,7 +105,8 @@ def hand_on_loss(
         with listening() as heard:
             updates, after = first.update(updates, of_method, params, **extra_args | given)
         info = only_one(_CALL, "method", after).info
-        _refuse_parts(params)
+        measured = "an optimizer that measures them sees a device's part alone"
+        whole_weights(_CALL, params, measured, instead="")
         execution = _the_same(heard, method)
         loss = Loss(loss_fn, has_aux, execution.num_microbatches or 1)
         axis = named(execution.axis_name)
@@ -188,18 +189,6 @@ def _parts(state: Any) -> tuple[Any, Any]:
             f"{type(state).__name__}; pass that state."
         )
     return state
-
-
-def _refuse_parts(params: PyTree) -> None:
-    """Checks that each device has all weights, which Optax's line searches measure."""
-    axes = spread_axes(params)
-    if axes:
-        raise ValueError(
-            f"{_CALL}: the weights must be the same on all devices, and some are spread "
-            f"over {' and '.join(sorted(map(repr, axes)))}, where an optimizer that "
-            f"measures them sees a device's part alone; shard weights by jax.jit's "
-            f"shardings instead of jax.shard_map."
-        )
 
 
 def _check(**transformations: Any) -> None:

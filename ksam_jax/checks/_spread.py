@@ -6,11 +6,12 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
 from jaxtyping import PyTree
 
 from ..devices._axis import Axis
 from ..devices._spread import arrays_of, spread_over, types_tell
+from ..nodes._programs import called
 from ._user import level_of_user
 
 # Primitives that move numbers between devices, by the beginning of their names.
@@ -21,6 +22,21 @@ COLLECTIVES += ("all_to_all", "pbroadcast", "ragged_all_to_all")
 def spread_axes(params: PyTree) -> set[Hashable]:
     """The axes that some weight is spread over."""
     return {name for leaf in arrays_of(params) for name in spread_over(leaf)}
+
+
+def whole_weights(call: str, params: PyTree, what_else: str, instead: str) -> None:
+    """Checks that each device has all of the weights.
+
+    `what_else` is what a device would do with its part, `instead` what to do besides
+    sharding otherwise.
+    """
+    axes = spread_axes(params)
+    if axes:
+        raise ValueError(
+            f"{call}: the weights must be the same on all devices, and some are spread "
+            f"over {' and '.join(sorted(map(repr, axes)))}, where {what_else}; shard "
+            f"weights by jax.jit's shardings instead of jax.shard_map{instead}."
+        )
 
 
 def weights(
@@ -74,11 +90,6 @@ def _collectives(jaxpr: Jaxpr) -> set[str]:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name.startswith(COLLECTIVES):
             found.add(eqn.primitive.name)
-        inner = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program)
-        for program in filter(_is_program, inner):
-            found |= _collectives(getattr(program, "jaxpr", program))
+        for program in called(eqn.params):
+            found |= _collectives(program)
     return found
-
-
-def _is_program(value: Any) -> bool:
-    return isinstance(value, Jaxpr | ClosedJaxpr)

@@ -1,1 +1,1 @@
-"""Nodes of a batch that know how many examples they have."""
+"""Nodes of a batch that know how many examples they have, and programs in a trace."""

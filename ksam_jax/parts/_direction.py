@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..checks import _kinds, _leaves, _values
-from ..checks._spread import spread_axes
+from ..checks._spread import whole_weights
 from ..trees._lengths import all_finite, norm, rounding_of
 from ..trees._numbers import wide_zeros
 from ._counts import StepCount, advance, no_steps, step_key
@@ -209,7 +209,9 @@ def random_mask(
         return jnp.where(kept, g / jnp.asarray(beta, g.dtype), jnp.zeros_like(g))
 
     def update_fn(updates, state, params=None):
-        _refuse_parts(params)
+        drawn = "each device would draw the mask of its part alone"
+        other = ", or use a method without random_mask (esam has it)"
+        whole_weights("random_mask", params, drawn, instead=other)
         updates = widened("random_mask.update", updates, state, StepCount)
         leaves, treedef = jax.tree.flatten(updates)
         keys = jax.random.split(step_key(seed, state), len(leaves) or 1)
@@ -217,18 +219,6 @@ def random_mask(
         return masked, advance(state)
 
     return optax.GradientTransformation(no_steps, update_fn)
-
-
-def _refuse_parts(params: PyTree) -> None:
-    """Checks that each device has all of the weights whose mask is drawn."""
-    axes = spread_axes(params)
-    if axes:
-        raise ValueError(
-            f"random_mask: the weights must be the same on all devices, and some are "
-            f"spread over {' and '.join(sorted(map(repr, axes)))}, where each device would "
-            f"draw the mask of its part alone; shard weights by jax.jit's shardings "
-            f"instead of jax.shard_map, or use a method without random_mask (esam has it)."
-        )
 
 
 def _draw_coordinates(

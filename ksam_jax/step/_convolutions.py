@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
+from ..nodes._programs import called
+
 # Names of the primitives of jax.jit and jax.checkpoint, in one version and another.
 CALLS, CHECKPOINTS = ("jit", "pjit"), ("checkpoint", "remat2", "remat")
 
@@ -36,23 +38,9 @@ def _convolves(jaxpr: Jaxpr) -> bool:
     """Whether there is a convolution in it, or in what it calls."""
     return any(
         eqn.primitive is jax.lax.conv_general_dilated_p
-        or any(_convolves(inner) for inner in _inner(eqn.params))
+        or any(_convolves(inner) for inner in called(eqn.params))
         for eqn in jaxpr.eqns
     )
-
-
-def _inner(params: dict[str, Any]) -> list[Jaxpr]:
-    """The programs that an equation calls."""
-    flat = jax.tree.leaves(list(params.values()), is_leaf=_is_program)
-    return [_opened(value) for value in flat if _is_program(value)]
-
-
-def _is_program(value: Any) -> bool:
-    return isinstance(value, Jaxpr | ClosedJaxpr)
-
-
-def _opened(program: Jaxpr | ClosedJaxpr) -> Jaxpr:
-    return program.jaxpr if isinstance(program, ClosedJaxpr) else program
 
 
 def _run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -70,7 +58,7 @@ def _value(known: dict[Any, Any], atom: Any) -> Any:
 
 
 def _result(jaxpr: Jaxpr, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
-    name, programs = eqn.primitive.name, _inner(eqn.params)
+    name, programs = eqn.primitive.name, called(eqn.params)
     if eqn.primitive is jax.lax.conv_general_dilated_p:
         left, right = operands
         return [_convolution(left, right, eqn.params)]
