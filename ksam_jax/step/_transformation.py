@@ -73,17 +73,9 @@ def transformation(
             _front.nothing_in_front(call)
         state = _state.checked("tx.update", without_aux(state), expected(params))
         batch = drawn_alone(_arguments.batch_arrays(batch))
-        _arguments.bound(call, axis)
-        _arguments.divides(call, batch, groups, num_microbatches)
-        if method.selects or (groups > 1 and not sync_ascent):
-            _arguments.selects_on_shards(call, batch, groups)
-        if not sync_ascent:
-            _arguments.device_s_own(call, given, batch, axis)
-        _spread.weights(call, axis, params, batch, together=sync_ascent)
+        _check_places(method, execution, given, params, batch)
         loss = Loss(loss_fn, has_aux, num_microbatches, loss_scale)
-        _spread.hidden_weights(call, loss, params, batch)
-        if method.selects or groups > 1 or num_microbatches > 1 or loss.is_per_example:
-            _sizes.warn_of_static_size(call, batch)
+        _warn_of_hidden(method, execution, loss, params, batch)
         problem = Problem(loss, batch, groups, axis)
         here = method._replace(flags=perturbed_leaves(call, mask, params))
         with on_mesh_of(batch), telling(execution):
@@ -94,6 +86,34 @@ def transformation(
 
     vars(update_fn)["execution"] = execution
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_places(
+    method: Method,
+    execution: Execution,
+    given: PyTree | None,
+    params: PyTree,
+    batch: PyTree,
+) -> None:
+    """Checks that examples and weights lie where the step can be carried out as asked."""
+    call, axis, groups = method.call, named(execution.axis_name), execution.groups
+    _arguments.bound(call, axis)
+    _arguments.divides(call, batch, groups, execution.num_microbatches)
+    if method.selects or (groups > 1 and not method.sync_ascent):
+        _arguments.selects_on_shards(call, batch, groups)
+    if not method.sync_ascent:
+        _arguments.device_s_own(call, given, batch, axis)
+    _spread.weights(call, axis, params, batch, together=method.sync_ascent)
+
+
+def _warn_of_hidden(
+    method: Method, execution: Execution, loss: Loss, params: PyTree, batch: PyTree
+) -> None:
+    """Warns of what may be spread, or may not be cut, without that it can be seen."""
+    _spread.hidden_weights(method.call, loss, params, batch)
+    in_parts = execution.groups > 1 or execution.num_microbatches > 1
+    if method.selects or in_parts or loss.is_per_example:
+        _sizes.warn_of_static_size(method.call, batch)
 
 
 def _init_perturbation(method: Method, flags: PyTree | None, params: PyTree) -> Any:
