@@ -51,6 +51,10 @@ class Axis:
         """
         return jax.tree.map(self._varying, tree)
 
+    def average(self, tree: PyTree) -> PyTree:
+        """The mean over the devices, in one collective for the whole tree."""
+        return jax.lax.pmean(tree, self.names) if self.names else tree
+
     def mean(
         self, gradient: PyTree, params: PyTree, beside: PyTree = None
     ) -> tuple[PyTree, PyTree]:
@@ -64,7 +68,7 @@ class Axis:
         leaves, treedef = jax.tree.flatten(gradient)
         spread = [self._own(w) for w in jax.tree.leaves(params)]
         same = {i: x for i, x in enumerate(leaves) if not spread[i]}
-        same, beside = jax.lax.pmean((same, beside), self.names)
+        same, beside = self.average((same, beside))
         parts = {i: self._part(leaves[i], own) for i, own in enumerate(spread) if own}
         found = same | parts
         return treedef.unflatten([found[i] for i in range(len(leaves))]), beside

@@ -26,7 +26,7 @@ def mean_loss(
 
     def value(params: PyTree) -> Float[Array, ""]:
         losses, _ = forward(loss, params, batch)
-        return axis.mean((), (), jnp.mean(widen(losses)))[1].astype(dtype)
+        return axis.average(jnp.mean(widen(losses))).astype(dtype)
 
     if axis.size == 1 and loss.num_microbatches == 1:
         return value

@@ -114,14 +114,18 @@ def _settled(
 
 def _one_of(value: Value) -> Value:
     """One slice along the first axis; a loop over rows has one row at a time."""
-    rank = 1 + max([0, *(value.draw.axes if value.draw else ())])
-    rank = max(rank, value.rows.axis + 1 if value.rows else 0)
-    return moved(value, {i: i - 1 for i in range(1, rank)})._replace(counts=None)
+    axes = range(1, _known_axes(value))
+    return moved(value, {i: i - 1 for i in axes})._replace(counts=None)
 
 
 def _stacked(value: Value, is_row_by_row: bool) -> Value:
     if value.rows is None and is_row_by_row and value.depends:
         return value._replace(rows=Rows(0, IN_ORDER), is_total=False)
-    rank = 1 + max([0, *(value.draw.axes if value.draw else ())])
-    rank = max(rank, value.rows.axis + 1 if value.rows else 0)
-    return moved(value, {i: i + 1 for i in range(rank)})._replace(counts=None)
+    axes = range(_known_axes(value))
+    return moved(value, {i: i + 1 for i in axes})._replace(counts=None)
+
+
+def _known_axes(value: Value) -> int:
+    """How many axes it has at least, as far as something is known of them."""
+    rows = [value.rows.axis] if value.rows else []
+    return 1 + max([0, *rows, *(value.draw.axes if value.draw else ())])

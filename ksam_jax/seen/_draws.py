@@ -23,7 +23,7 @@ def drawn(eqn: Any, operands: Sequence[Value], shape: tuple[int, ...]) -> Value:
     found, name = unknown(operands), eqn.primitive.name
     if found.depends:
         found = found._replace(rows=_rows_of_keys(operands))
-        draws_together = name in DRAWS and _draws_together(eqn.invars[0].aval.dtype)
+        draws_together = name in DRAWS and eqn.invars[0].aval.dtype in _kinds_together()
         return found.saying(BY_COMPANY) if draws_together else found
     if name in KEYS:
         return found
@@ -31,13 +31,9 @@ def drawn(eqn: Any, operands: Sequence[Value], shape: tuple[int, ...]) -> Value:
     return found._replace(draw=Draw(kind, frozenset(range(len(shape)))))
 
 
-def _draws_together(dtype: Any) -> bool:
-    """Whether keys of this kind draw by the others that they are in a batch with."""
-    return dtype in _kinds_together()
-
-
 @functools.cache
 def _kinds_together() -> frozenset[Any]:
+    """The dtypes of keys that draw by the others that they are in a batch with."""
     return frozenset(jax.random.key(0, impl=name).dtype for name in TOGETHER)
 
 
