@@ -200,6 +200,7 @@ METHODS = {
             VERMILLION,
             "h",
             by_default=False,
+            mark="K-SAM 1/4, batch",
         ),
         Method(
             "k_momentum_over_batch",
@@ -210,6 +211,7 @@ METHODS = {
             VERMILLION,
             "H",
             by_default=False,
+            mark="K-Momentum 1/4, batch",
         ),
         Method(
             "random_k_sam",
@@ -218,7 +220,7 @@ METHODS = {
             ("rho",),
             True,
             PURPLE,
-            "x",
+            "X",
             by_default=False,
             mark="random 1/4, both",
         ),
@@ -229,7 +231,7 @@ METHODS = {
             (),
             False,
             BLACK,
-            "x",
+            "P",
             by_default=False,
             mark="coverage, no climb",
         ),
