@@ -19,6 +19,12 @@ def spread_over(x: Any) -> tuple[Hashable, ...]:
     return tuple(sorted(jax.typeof(x).manual_axis_type.varying, key=str))
 
 
+def spread_like(x: jax.Array, others: Sequence[Any]) -> jax.Array:
+    """What is the same on all devices, typed as if it differed where the others do."""
+    axes = {name for other in others for name in spread_over(other)} - {*spread_over(x)}
+    return jax.lax.pcast(x, tuple(axes), to="varying") if axes else x
+
+
 def arrays_of(tree: Any) -> list[Any]:
     """The leaves of a tree that nobody has checked yet: it may be a generator, for one."""
     return jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, GeneratorType))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 from ..loss._rows import Chosen, weighted_mean
 from ..parts._coverage import losses_to_carry
 from ..parts._selection import Selection
-from ..trees._lengths import inner, norm, unit
+from ..trees._lengths import norm_and_cosine
 from ..trees._mask import only
 from ..trees._numbers import ratio, real_dtype, widen
 from ._gradient import Gradient, Problem
@@ -124,9 +124,8 @@ def geometry(
     climbed = jax.tree.map(widen, climbed)
     # The descent gradient may have been taken at weights of another dtype.
     fallen = jax.tree.map(lambda f, c: f.astype(c.dtype), fallen, climbed)
-    length = norm(climbed, like=params)
-    fallen = unit(fallen, norm(fallen, like=params))
-    told = length, applied, inner(unit(climbed, length), fallen, like=params)
+    length, cosine = norm_and_cosine(climbed, fallen, like=params)
+    told = length, applied, cosine
     return jnp.stack([x.astype(like.loss.dtype) for x in told])
 
 

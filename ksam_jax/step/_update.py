@@ -61,6 +61,8 @@ def _step(
     if method.sync_ascent:
         climb = found.climb or _no_climb(params, descent)
         told = jnp.concatenate([told, _compared(method, climb, params, descent, state)])
+        if method.coverage is None:
+            descent = _told_first(descent, told)
         updates, combined = _combined(method, climb, params, descent, state, extra_args)
     info, measured = as_info(told)
     after = SharpnessAwareState(
@@ -144,6 +146,16 @@ def _compared(
 ) -> Float[Array, "3"]:
     flags, applied = method.flags, climb.applied
     return geometry(flags, params, climb.gradient, descent, applied, state.info)
+
+
+def _told_first(descent: PyTree, told: Float[Array, " numbers"]) -> PyTree:
+    """The gradient itself, which now waits for the last of the numbers told of it.
+
+    XLA would else let the optimizer have it first, and keep a second one for the numbers.
+    """
+    # No cosine is, but XLA doesn't know. What leaves a branch waits for all of it anyway.
+    never = told[-1] > 2
+    return jax.tree.map(lambda d: jnp.where(never, jnp.zeros_like(d), d), descent)
 
 
 def _combined(

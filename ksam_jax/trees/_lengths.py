@@ -4,7 +4,6 @@ In float32 the square of 1e-20 is zero and that of 1e20 infinite. A length here 
 the numbers, as long as it is a number itself.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,16 @@ from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
 from ..devices._spread import arrays_of, spread_over
 from ._numbers import can_divide, ratio, real_dtype, widen
+from ._squares import (
+    far_sum,
+    is_sound,
+    length_and_cosine,
+    length_of,
+    real_parts,
+    root,
+    scales,
+    sum_of_squares,
+)
 
 # Of each leaf, the mapped axes that it is spread over.
 Spread = Sequence[tuple[Any, ...]]
@@ -31,13 +40,13 @@ def norm(tree: PyTree, like: PyTree = None) -> Float[Array, ""]:
     """
     dtype, pairs = real_dtype(tree), []
     for x, axes in zip(jax.tree.leaves(tree), _spread(tree, like), strict=True):
-        pairs += [(part, axes) for part in _real_parts(widen(x))]
+        pairs += [(part, axes) for part in real_parts(x, dtype)]
     if not pairs:
         return jnp.zeros((), dtype)
     parts, spread = zip(*pairs, strict=True)
     if any(spread):
         return _spread_norm(parts, spread, dtype)
-    return _norm(parts, dtype)
+    return length_of(parts)
 
 
 def plain_norm(tree: PyTree, like: PyTree = None) -> Float[Array, ""]:
@@ -45,7 +54,7 @@ def plain_norm(tree: PyTree, like: PyTree = None) -> Float[Array, ""]:
 
     What is used nowhere else needn't be kept for a second look then.
     """
-    return _root(inner(tree, tree, like))
+    return root(inner(tree, tree, like))
 
 
 def inner(a: PyTree, b: PyTree, like: PyTree = None) -> Float[Array, ""]:
@@ -79,18 +88,29 @@ def to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
 
 def cosine(a: PyTree, b: PyTree, like: PyTree = None) -> Float[Array, ""]:
     """Of the angle between two trees; zero if one of them is zero."""
-    return inner(unit(a, norm(a, like)), unit(b, norm(b, like)), like)
+    return norm_and_cosine(a, b, like)[1]
+
+
+def norm_and_cosine(
+    a: PyTree, b: PyTree, like: PyTree = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The norm of `a`, and the cosine of its angle to `b`, which has such leaves, too."""
+    if any(_spread(a, like)):
+        length = norm(a, like)
+        return length, inner(unit(a, length), unit(b, norm(b, like)), like)
+    dtype = real_dtype([a, b])
+    ours = [part for x in jax.tree.leaves(a) for part in real_parts(x, dtype)]
+    theirs = [part for x in jax.tree.leaves(b) for part in real_parts(x, dtype)]
+    if not ours:
+        return jnp.zeros((), dtype), jnp.zeros((), dtype)
+    return length_and_cosine(ours, theirs)
 
 
 def all_finite(tree: PyTree, like: PyTree = None) -> Bool[Array, ""]:
     """Whether every number of every leaf is finite; `like` as in `norm`."""
-    found = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-    if not found:
-        return jnp.array(True)
-    spread = _spread(tree, like)
-    if not any(spread):
-        return jnp.all(jnp.stack(found))
-    return _summed([1 - ok.astype(jnp.float32) for ok in found], spread) == 0
+    dtype, spread = real_dtype(tree), _spread(tree, like)
+    sums = [far_sum(real_parts(x, dtype)) for x in jax.tree.leaves(tree)]
+    return jnp.isfinite(_summed(sums, spread)) if sums else jnp.array(True)
 
 
 def rounding_of(gradient: PyTree, like: PyTree = None) -> Float[Array, ""]:
@@ -109,74 +129,14 @@ def rounding_of(gradient: PyTree, like: PyTree = None) -> Float[Array, ""]:
     return norm(jax.tree.map(in_units, gradient), like)
 
 
-# Compiled as one: outside of `jax.jit` a `cond` is compiled anew in every call.
-@functools.partial(jax.jit, static_argnums=1)
-def _norm(parts: Sequence[Array], dtype: Any) -> Float[Array, ""]:
-    """By the plain sum of squares, unless too small or large ones went into it."""
-    squares = _sum_of_squares(parts, dtype)
-
-    def rescaled() -> Float[Array, ""]:
-        scale = _scale_for(squares)
-        return _root(_sum_of_squares(parts, dtype, scale)) / scale
-
-    return jax.lax.cond(_is_sound(squares), lambda: _root(squares), rescaled)
-
-
 def _spread_norm(parts: Sequence[Array], spread: Spread, dtype: Any) -> Float[Array, ""]:
     """Likewise, where each device has a part: one collective for whatever may be needed."""
-    scales = [jnp.asarray(scale, dtype) for scale in (1.0, *_scales(dtype))]
-    sums = [
-        jnp.stack([_sum_of_squares([x], dtype, scale) for scale in scales]) for x in parts
-    ]
+    by = [jnp.asarray(scale, dtype) for scale in (1.0, *scales(dtype))]
+    sums = [jnp.stack([sum_of_squares([x], scale) for scale in by]) for x in parts]
     squares, of_small, of_large = _summed(sums, spread)
-    _, up, down = scales
-    rescaled = jnp.where(squares < 1, _root(of_small) / up, _root(of_large) / down)
-    return jnp.where(_is_sound(squares), _root(squares), rescaled)
-
-
-def _is_sound(squares: Float[Array, ""]) -> Bool[Array, ""]:
-    """Whether no square that counts was too small or too large for a number."""
-    numbers = jnp.finfo(squares.dtype)
-    # So far above the smallest number that what was lost below that doesn't count.
-    enough = float(numbers.tiny) / float(numbers.eps) ** 2
-    return (squares > enough) & jnp.isfinite(squares)
-
-
-def _scale_for(squares: Float[Array, ""]) -> Float[Array, ""]:
-    up, down = _scales(squares.dtype)
-    scale = jnp.where(squares < 1, up, down)
-    return scale.astype(squares.dtype)
-
-
-def _scales(dtype: Any) -> tuple[float, float]:
-    """Powers of two for numbers whose squares sum up to nothing, and for the others.
-
-    In float32 2**62 and 2**-62, by which all numbers but the very smallest and largest come
-    to be ones whose squares are numbers. Their own squares are numbers, too: XLA takes the
-    square of a scale alone where what is scaled is a constant.
-    """
-    scale = 2.0 ** (62 * jnp.finfo(dtype).maxexp / 128)
-    return scale, 1 / scale
-
-
-def _sum_of_squares(
-    parts: Sequence[Array], dtype: Any, scale: Any = None
-) -> Float[Array, ""]:
-    if scale is not None:
-        parts = [x * scale.astype(x.dtype) for x in parts]
-    return jnp.sum(jnp.stack([jnp.sum(x * x).astype(dtype) for x in parts]))
-
-
-def _root(x: Float[Array, ""]) -> Float[Array, ""]:
-    """The square root, with the derivative zero at zero, where JAX's is infinite."""
-    is_positive = x > 0
-    root = jnp.sqrt(jnp.where(is_positive, x, jnp.ones_like(x)))
-    # NaN isn't positive either, and has to stay one.
-    return jnp.where(is_positive, root, x)
-
-
-def _real_parts(x: Inexact[Array, "..."]) -> list[Array]:
-    return [jnp.real(x), jnp.imag(x)] if jnp.iscomplexobj(x) else [x]
+    _, up, down = by
+    rescaled = jnp.where(squares < 1, root(of_small) / up, root(of_large) / down)
+    return jnp.where(is_sound(squares), root(squares), rescaled)
 
 
 def _spread(tree: PyTree, like: PyTree) -> Spread:

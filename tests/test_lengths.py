@@ -1,0 +1,96 @@
+"""Lengths and angles of trees against NumPy's in float64, and what they cost."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ksam_jax
+from ksam_jax.trees._lengths import all_finite, cosine, norm
+
+SIZES = [1e-35, 1e-25, 1e-18, 1.0, 1e15, 1e35]
+
+
+def tree(seed, size):
+    draw = np.random.default_rng(seed).normal
+    shapes = {"w": (7, 3), "b": 5}
+    return {name: jnp.asarray(draw(size=s) * size, "f") for name, s in shapes.items()}
+
+
+def flat(values):
+    return np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(values)])
+
+
+@pytest.mark.parametrize("theirs", SIZES)
+@pytest.mark.parametrize("ours", SIZES)
+def test_a_cosine_is_that_of_float64_whatever_the_two_lengths(ours, theirs):
+    a, b = tree(0, ours), tree(1, theirs)
+    x, y = flat(a), flat(b)
+    expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    assert float(cosine(a, b)) == pytest.approx(expected, rel=1e-5)
+    assert float(norm(a)) == pytest.approx(np.linalg.norm(x), rel=1e-6)
+
+
+def test_each_row_of_a_vmap_has_a_scale_of_its_own():
+    rows = [tree(number, size) for number, size in enumerate(SIZES)]
+    together = jax.tree.map(lambda *xs: jnp.stack(xs), *rows)
+    expected = [np.linalg.norm(flat(row)) for row in rows]
+    np.testing.assert_allclose(jax.vmap(norm)(together), expected, rtol=1e-6)
+
+
+def test_leaves_of_two_dtypes_are_summed_in_the_wider_one():
+    with jax.enable_x64(True):
+        mixed = {"a": jnp.float32([3e30, 1.0]), "b": jnp.asarray([4e30], jnp.float64)}
+        assert float(norm(mixed)) == pytest.approx(5e30, rel=1e-6)
+        small = jax.tree.map(lambda x: x * jnp.asarray(1e-60, x.dtype), mixed)
+        assert float(norm({"b": small["b"]})) == pytest.approx(4e-30, rel=1e-12)
+
+
+def test_the_derivatives_are_those_of_the_plain_formulas():
+    a, b = tree(2, 1.0), tree(3, 1.0)
+
+    def plain(a, b):
+        x, y = (jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(t)]) for t in (a, b))
+        return x @ y / jnp.sqrt(x @ x) / jnp.sqrt(y @ y)
+
+    found, expected = (jax.grad(f, argnums=(0, 1))(a, b) for f in (cosine, plain))
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    for x, y in pairs:
+        np.testing.assert_allclose(x, y, atol=1e-6)
+    twice = jax.grad(lambda a: norm(jax.grad(norm)(a)))(a)
+    assert all(np.max(np.abs(x)) < 1e-5 for x in jax.tree.leaves(twice))
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_finite_are_the_largest_numbers_but_no_tree_with_another(bad):
+    large = {"w": jnp.full((100, 100), 3e38), "b": jnp.full(3, -3e38)}
+    assert bool(all_finite(large))
+    assert not bool(all_finite(large | {"b": jnp.array([0.0, bad, 1.0])}))
+    assert not bool(all_finite({"w": jnp.array([np.inf, -np.inf])}))
+    assert not bool(all_finite({"w": jnp.array([complex(0, bad)])}))
+
+
+def test_what_a_step_tells_of_its_gradients_keeps_no_copy_of_them():
+    # A network whose weights are most of what a step needs, as its batch is small.
+    params = {"w": jnp.ones((784, 512)), "v": jnp.ones((512, 10))}
+    batch = jnp.ones((16, 784))
+
+    def loss_fn(params, batch):
+        return jnp.sum(jnp.tanh(batch @ params["w"]) @ params["v"], axis=1)
+
+    optimizer = optax.chain(ksam_jax.sam(), optax.sgd(0.1, momentum=0.9))
+
+    def step(params, state, optimizer: Any = optimizer):
+        updates, state = optimizer.update(None, state, params, loss_fn=loss_fn, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    program = jax.jit(step).lower(params, optimizer.init(params)).compile()
+    weights = sum(x.nbytes for x in jax.tree.leaves(params))
+    # The ascent gradient; the perturbed weights and the descent gradient are where the
+    # results will be.
+    memory = program.memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < 1.2 * weights
