@@ -1,7 +1,7 @@
-"""A run that is killed behind a boundary resumes to the same bits.
+"""A run that is killed behind a boundary, or a change of k, resumes to the same bits.
 
 This file is also the program that trains and is killed:
-`python tests/test_when_killed.py train FOLDER`.
+`python tests/test_when_killed.py train turns FOLDER`.
 """
 
 import functools
@@ -36,9 +36,9 @@ import ksam_jax
 TRAINED, BOUNDARY = 40, 6
 
 
-def trainer() -> Any:
-    """A step of what the program trains: momentum, draws and Adam, none of them at rest."""
-    tx: Any = ksam_jax.join_methods(
+def turns() -> Any:
+    """Momentum, draws and Adam, none of them at rest."""
+    return ksam_jax.join_methods(
         [
             optax.chain(ksam_jax.momentum_sam(0.1, decay=0.8), optax.sgd(0.05, 0.9)),
             optax.chain(
@@ -48,6 +48,20 @@ def trainer() -> Any:
         ],
         [BOUNDARY, 2 * BOUNDARY],
     )
+
+
+def following() -> Any:
+    """A k that changes at the boundary, too."""
+    k = ksam_jax.by_coverage(0.6, (1 / 4, 1 / 2, 1.0))
+    return optax.chain(ksam_jax.k_sam(0.1, k=k), optax.sgd(0.2, 0.9))
+
+
+METHODS = {"turns": turns, "following": following}
+
+
+def trainer(name: str) -> Any:
+    """A step of what the program trains."""
+    tx: Any = METHODS[name]()
     loss = ksam_jax.per_example(mlp_loss_with_aux)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -61,9 +75,9 @@ def trainer() -> Any:
     return tx, step
 
 
-def trained(start: Any, first: int, save: Callable[[int, Any], None]) -> Any:
+def trained(name: str, start: Any, first: int, save: Callable[[int, Any], None]) -> Any:
     """Runs steps `first` to the last on batches that the number of the step names."""
-    (params, state), (_, step) = start, trainer()
+    (params, state), (_, step) = start, trainer(name)
     for t in range(first, TRAINED):
         params, state = step(params, state, mlp_batch(t))
         save(t, (params, state))
@@ -75,7 +89,7 @@ def newest(folder: Path) -> int:
     return max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
-def train_and_save(folder: Path) -> None:
+def train_and_save(name: str, folder: Path) -> None:
     """Checkpoints each step, says so, and waits to be killed in the end."""
     params = mlp(width=4).params
 
@@ -86,20 +100,20 @@ def train_and_save(folder: Path) -> None:
             checkpointer.wait_until_finished()
             print(t, flush=True)
 
-        trained((params, trainer()[0].init(params)), 0, save)
+        trained(name, (params, trainer(name)[0].init(params)), 0, save)
     signal.pause()
 
 
-def resume(folder: Path, steps: list[int]) -> None:
+def resume(name: str, folder: Path, steps: list[int]) -> None:
     """Prints the weights in the end of runs that go on from checkpoints; -1 is none."""
     found = {}
     for last in steps:
         params = mlp(width=4).params
-        start = (params, trainer()[0].init(params))
+        start = (params, trainer(name)[0].init(params))
         if last >= 0:
             with ocp.StandardCheckpointer() as checkpointer:
                 start = checkpointer.restore(folder / str(last), start)
-        run = trained(start, last + 1, lambda t, run: None)
+        run = trained(name, start, last + 1, lambda t, run: None)
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(run)]
         found[last] = [leaf.tobytes().hex() for leaf in leaves]
     print(json.dumps(found))
@@ -125,8 +139,9 @@ def wait_for(process: Any, line: str, seconds: float = 120) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_behind_a_boundary_resumes_to_the_same_bits(tmp_path):
-    killed = started("train", tmp_path)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_is_killed_behind_a_boundary_resumes_to_the_same_bits(name, tmp_path):
+    killed = started("train", name, tmp_path)
     try:
         wait_for(killed, str(BOUNDARY + 1))
     finally:
@@ -136,20 +151,32 @@ def test_a_run_that_is_killed_behind_a_boundary_resumes_to_the_same_bits(tmp_pat
     last = newest(tmp_path)
     assert BOUNDARY + 1 <= last < TRAINED - 1
     points = [-1, 2, BOUNDARY - 1, BOUNDARY, last]
-    resumed = started("resume", tmp_path, *points)
+    resumed = started("resume", name, tmp_path, *points)
     out, error = resumed.communicate(timeout=150)
     assert resumed.returncode == 0, error[-3000:]
     found = json.loads(out)
     assert set(found) == set(map(str, points))
     uninterrupted = found["-1"]
-    assert len(uninterrupted) > 20
+    assert len(uninterrupted) > 15
     for point in points:
         assert found[str(point)] == uninterrupted
+
+
+def test_k_changes_at_the_boundary_and_one_program_runs_all_sizes():
+    tx, step = trainer("following")
+    params = mlp(width=4).params
+    state, seen = tx.init(params), []
+    for t in range(BOUNDARY + 2):
+        params, state = step(params, state, mlp_batch(t))
+        seen.append(float(ksam_jax.get_info(state).examples))
+    assert len({*seen}) == 3
+    assert seen[BOUNDARY] != seen[BOUNDARY - 1]
+    assert step._cache_size() == 1
 
 
 if __name__ == "__main__":
     jax.config.update("jax_numpy_dtype_promotion", "standard")  # Adam needs it.
     if sys.argv[1] == "train":
-        train_and_save(Path(sys.argv[2]))
+        train_and_save(sys.argv[2], Path(sys.argv[3]))
     else:
-        resume(Path(sys.argv[2]), [int(n) for n in sys.argv[3:]])
+        resume(sys.argv[2], Path(sys.argv[3]), [int(n) for n in sys.argv[4:]])
