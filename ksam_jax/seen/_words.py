@@ -42,7 +42,7 @@ KEY_OF_THE_BATCH = {
 }
 _HOW = {
     PAIRS: "compares rows of the batch with each other (a contrastive loss, say)",
-    TOTALS: "takes a sum or mean over the rows into the loss of each",
+    TOTALS: "takes a sum or mean over the rows, or the largest, into the loss of each",
     OTHERS: "takes other rows into the loss of a row (rolled, sorted or picked by number)",
 }
 
