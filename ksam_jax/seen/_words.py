@@ -15,9 +15,10 @@ NO_STATISTICS = (
 FIXED_KEY = (
     "draws random numbers from a key that is a constant of the compiled step, so that "
     "every step draws the same ones, one dropout mask for ever; if they are meant to stay "
-    "the same, draw them outside of the loss, else make keys anew in each "
-    'step, and put one per example into the batch, batch["key"] = jax.random.split(key, N) '
-    f"(see {_FLAX}#dropout)."
+    "the same (random features, signs or phases), nothing is wrong: draw them outside of "
+    "the loss, or silence this by a filter; else make keys anew in each step, and put "
+    'one per example into the batch, batch["key"] = jax.random.split(key, N) (see '
+    f"{_FLAX}#dropout)."
 )
 DRAWN_TOGETHER = (
     'draws from keys of "rbg" or "unsafe_rbg", one for each row, and what these draw '
