@@ -481,6 +481,20 @@ def test_a_radius_of_a_small_or_large_gradient(size):
     assert float(info.ascent_norm) == pytest.approx(3 * size, rel=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e-19, 1e19, 1e25, 1e34])
+@pytest.mark.parametrize("rho", [0.5, 1e-3])
+def test_an_adaptive_radius_of_small_or_large_weights(size, rho):
+    """Against float64, where the squares are numbers."""
+    w, gradient = np.array([[1.0, -0.3, 2.0]]) * size, np.array([[1.0, -2.0, 0.5]])
+    sizes = np.abs(w)
+    expected = rho * sizes**2 * gradient / np.linalg.norm(sizes * gradient)
+    climb: Any = ksam_jax.scale_to_adaptive_radius(rho, eta=0.0)
+    params = jnp.asarray(w, jnp.float32)
+    given = jnp.asarray(gradient, jnp.float32)
+    epsilon, _ = climb.update(given, climb.init(params), params)
+    np.testing.assert_allclose(epsilon, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1e-200, 1e200])
 def test_likewise_in_float64(size):
     with jax.enable_x64(True):

@@ -382,6 +382,30 @@ def test_noise_on_weights_and_random_features_are_no_dropout():
     assert not told(K_SAM(), ksam_jax.per_example(within))
 
 
+def test_random_features_that_are_drawn_in_the_loss_are_named_as_harmless():
+    """By the trace, phases that stay are as noise that was meant to change."""
+
+    def features(key):
+        turns, shift = jax.random.split(key)
+        return jax.random.normal(turns, (5, 5)), jax.random.uniform(shift, (5,))
+
+    def seen(w, e, features):
+        phases, shift = features
+        return cross_entropy(jnp.cos(e["x"] @ phases + shift) @ w, e["y"])
+
+    def within(w, e):
+        return seen(w, e, features(jax.random.key(0)))
+
+    drawn_before = functools.partial(seen, features=features(jax.random.key(0)))
+    (message,) = told(K_SAM(), ksam_jax.per_example(within))
+    assert "random features, signs or phases), nothing is wrong" in message
+    assert not told(K_SAM(), ksam_jax.per_example(drawn_before))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*constant of the compiled step")
+        loss_fn = ksam_jax.per_example(within)
+        K_SAM().update((), K_SAM().init(W), W, loss_fn=loss_fn, batch=BATCH)
+
+
 # Row 8: losses that depend on who else is in the batch.
 
 

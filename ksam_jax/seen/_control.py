@@ -120,7 +120,7 @@ def _one_of(value: Value) -> Value:
 
 def _stacked(value: Value, is_row_by_row: bool) -> Value:
     if value.rows is None and is_row_by_row and value.depends:
-        return value._replace(rows=Rows(0, IN_ORDER), is_total=False)
+        return value._replace(rows=Rows(0, IN_ORDER), made=None)
     axes = range(_known_axes(value))
     return moved(value, {i: i + 1 for i in axes})._replace(counts=None)
 

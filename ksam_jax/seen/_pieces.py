@@ -4,7 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._shapes import moved
-from ._value import IN_ORDER, MIXED, MOVED, TILED, Counts, Rows, Value, met, unknown
+from ._value import (
+    IN_ORDER,
+    MIXED,
+    MOVED,
+    ONE_ROW,
+    TILED,
+    TOTAL,
+    Counts,
+    Rows,
+    Value,
+    met,
+    unknown,
+)
 
 
 def sliced(value: Value, eqn: Any, n: int) -> Value:
@@ -50,6 +62,9 @@ def concatenated(operands: Sequence[Value], eqn: Any, n: int) -> Value:
     if not any(x.rows is not None and x.rows.axis == axis for x in operands):
         # They lie side by side and don't meet.
         found = met(operands, is_draw_between=False)
+        if len(operands) > 1 and found.made in (ONE_ROW, TOTAL):
+            # They may be all rows, one by one, out of a loop.
+            found = found._replace(made=None)
         return found._replace(counts=_counts(operands, axis, shapes))
     found = unknown(operands)
     if any(x.rows is not None and x.rows.axis != axis for x in operands):

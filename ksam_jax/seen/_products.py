@@ -3,7 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ._value import IN_ORDER, MOVED, OTHERS, PAIRS, Rows, Value, unknown
+from ._value import (
+    IN_ORDER,
+    MOVED,
+    ONE_ROW,
+    OTHERS,
+    PAIRS,
+    STATISTIC,
+    TOTAL,
+    TOTALS,
+    Rows,
+    Value,
+    unknown,
+)
 
 
 def product(operands: Sequence[Value], eqn: Any, n: int) -> Value:
@@ -25,17 +37,33 @@ def product(operands: Sequence[Value], eqn: Any, n: int) -> Value:
     kept = [place for place in places if isinstance(place, int)]
     if left is not None and right is not None:
         if left == right == "summed":
-            return found._replace(is_total=rank == 0, is_gram=rank > 0)
+            return found._replace(made=STATISTIC if rank else TOTAL)
         if left != right:
             return found.saying(PAIRS)
         orders = {x.rows.order for x in operands if x.rows is not None}
         if len(orders) > 1:
             return found.saying(OTHERS)
+    made = {x.made for x in operands}
     if not kept:
-        whole = "summed" in places or all(x.is_gram for x in operands)
-        return found._replace(is_total=rank == 0 and whole)
+        return found._replace(made=_summed("summed" in places, made, rank))
+    found = _told_of(found, made)
     rows = next(x.rows for x in operands if x.rows is not None)
     return found._replace(rows=Rows(kept[0], rows.order))
+
+
+def _told_of(found: Value, made: set[str | None]) -> Value:
+    """With what is told of rows times what is made of these."""
+    if STATISTIC in made:
+        # BatchNorm scales features by them one by one: it makes no products of them.
+        found = found.saying(TOTALS)
+    return found.saying(OTHERS) if ONE_ROW in made else found
+
+
+def _summed(is_over_rows: bool, made: set[str | None], rank: int) -> str | None:
+    """Of a product without rows: what it is made of."""
+    if is_over_rows or STATISTIC in made:
+        return STATISTIC if rank else TOTAL
+    return ONE_ROW if ONE_ROW in made else None
 
 
 def _place(
@@ -77,6 +105,9 @@ def gathered(operands: Sequence[Value], eqn: Any, n: int) -> Value:
     if indices.rows is not None and indices.rows.axis < len(outer):
         by_index = Rows(outer[indices.rows.axis], indices.rows.order)
     if table.rows is None:
+        # A row's part of a statistic, such as how many there are of its class.
+        is_looked_up = by_index is not None and table.made == STATISTIC
+        found = found.saying(TOTALS) if is_looked_up else found
         return found._replace(rows=by_index)
     axis, shape = table.rows.axis, eqn.invars[0].aval.shape
     if axis in numbers.operand_batching_dims:
@@ -110,7 +141,7 @@ def _picked(
     if counts is not None and place in counts.places and counts.axis < len(outer):
         return found._replace(rows=Rows(outer[counts.axis], table.rows.order))
     if rank == 0:
-        return found._replace(is_total=is_plain)
+        return found._replace(made=TOTAL if is_plain else None)
     if len(outer) != 1 or not is_plain or table.rows.order != IN_ORDER:
         return found
     return found._replace(rows=Rows(outer[0], MOVED))

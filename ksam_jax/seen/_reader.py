@@ -129,7 +129,9 @@ class Reader(NamedTuple):
         """Tells of BatchNorm's statistics if they aren't over the rows."""
         rows = operand.rows
         if self.n > 1 and (rows is None or rows.axis in eqn.params["axes"]):
-            return result._replace(told=result.told - {STATISTICS})
+            result = result._replace(told=result.told - {STATISTICS})
+            # What BatchNorm makes of its statistics, such as a flow's log-determinant.
+            return result._replace(made=None, sum_of=None) if is_of_batchnorm else result
         return result.saying(STATISTICS) if is_of_batchnorm else result
 
     def _results(self, eqn: Any, operands: list[Value]) -> list[Value]:
@@ -140,7 +142,7 @@ class Reader(NamedTuple):
         if name in BY_ELEMENT:
             # Several results are each as their operand, such as those of a barrier.
             is_one = len(eqn.outvars) == 1
-            return [by_element(name, operands)] if is_one else operands
+            return [by_element(eqn, operands)] if is_one else operands
         if name == "iota":
             return [_counting(eqn, n)]
         if name in _ONE:

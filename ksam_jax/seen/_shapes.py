@@ -5,7 +5,19 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-from ._value import IN_ORDER, MOVED, TILED, Counts, Draw, Rows, Value
+from ._value import (
+    EXTREME,
+    IN_ORDER,
+    MOVED,
+    ONE_ROW,
+    STATISTIC,
+    TILED,
+    TOTAL,
+    Counts,
+    Draw,
+    Rows,
+    Value,
+)
 
 Shape = tuple[int, ...]
 
@@ -38,14 +50,20 @@ def transposed(value: Value, eqn: Any, n: int) -> Value:
 
 
 def squeezed(value: Value, eqn: Any, n: int) -> Value:
-    """Of `squeeze`: one row alone, out of many, is a number made of rows."""
+    """Of `squeeze`: one row alone, out of many.
+
+    A number of one row is as a total. Of data, such as a mask or a grid, that are the same
+    in all rows the first is often taken: only what was made by the weights counts.
+    """
     del n
     before, after = _shapes(eqn)
     gone = {i % len(before) for i in eqn.params["dimensions"]}
     left = [i for i in range(len(before)) if i not in gone]
-    is_one_row = value.rows is not None and value.rows.axis in gone and not after
     found = moved(value, {source: i for i, source in enumerate(left)})
-    return found._replace(is_total=found.is_total or is_one_row)
+    if value.rows is None or value.rows.axis not in gone:
+        return found
+    of_arrays = ONE_ROW if value.learns else None
+    return found._replace(made=of_arrays if after else TOTAL)
 
 
 def reshaped(value: Value, eqn: Any, n: int) -> Value:
@@ -77,6 +95,7 @@ def _reshaped_rows(rows: Rows | None, before: Shape, after: Shape, n: int) -> Ro
     return None
 
 
+EXTREMES = ("reduce_max", "reduce_min", "pmax", "pmin")
 SUMS = ("reduce_sum", "reduce_prod", "psum", "psum_invariant", "psum2")
 
 
@@ -84,12 +103,14 @@ def reduced(value: Value, eqn: Any, n: int) -> Value:
     """Of sums, products, maxima and the like over axes.
 
     A number that is summed over all rows is a total of them. With axes left, of features,
-    it may be a statistic of BatchNorm, of which nothing is said. Nor is of a maximum, which
-    softmax subtracts and which falls out again.
+    it may be a statistic of BatchNorm: what is told is where that becomes a number, too.
+    Of a maximum, which softmax subtracts, nothing is said, as it falls out again.
     """
     del n
-    before, _ = _shapes(eqn)
-    return over_axes(value, eqn.primitive.name, eqn.params["axes"], len(before))
+    before, after = _shapes(eqn)
+    found = over_axes(value, eqn.primitive.name, eqn.params["axes"], len(before))
+    is_sum = found.made == STATISTIC and len(after) > 0 and value.rows is not None
+    return found._replace(sum_of=eqn.invars[0] if is_sum else None)
 
 
 def over_axes(value: Value, name: str, axes: Sequence[Any], rank: int) -> Value:
@@ -98,10 +119,14 @@ def over_axes(value: Value, name: str, axes: Sequence[Any], rank: int) -> Value:
     left = [i for i in range(rank) if i not in gone]
     over_rows = value.rows is not None and value.rows.axis in gone
     found = moved(value, {source: i for i, source in enumerate(left)})
-    if name not in SUMS:
-        return found._replace(is_total=False, is_gram=False, counts=None)
-    is_total = not left and (over_rows or value.is_gram or value.is_total)
-    return found._replace(is_total=is_total, counts=None)
+    made = STATISTIC if over_rows else value.made
+    if name in EXTREMES:
+        made = EXTREME if made in (STATISTIC, TOTAL) else made
+    elif name not in SUMS:
+        made = None
+    elif made == STATISTIC and not left:
+        made = TOTAL
+    return found._replace(made=made, counts=None)
 
 
 def windowed(value: Value, eqn: Any, n: int) -> Value:

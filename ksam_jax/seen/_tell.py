@@ -22,12 +22,14 @@ from ..loss._per_example import PerExample
 from ._reader import Reader
 from ._value import (
     BY_COMPANY,
+    EXTREME,
     FIXED,
     IN_ORDER,
     OTHERS,
     PAIRS,
     SHARED,
     STATISTICS,
+    TOTAL,
     TOTALS,
     Rows,
     Value,
@@ -151,7 +153,7 @@ def _findings(
     given += [Value(depends=True, rows=rows, varies=True)] * len(jax.tree.leaves(batch))
     (losses,) = reader.program(closed, given)
     told = losses.told
-    if losses.is_total:
+    if losses.made in (TOTAL, EXTREME):
         told |= {TOTALS}
     if losses.rows is not None and losses.rows != Rows(0, IN_ORDER):
         told |= {OTHERS}

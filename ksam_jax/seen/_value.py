@@ -5,13 +5,17 @@ nothing about: a value that depends on the batch in an unknown way never leads t
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Orders of rows along an axis. A part is ("part", start, stop, stride).
 IN_ORDER = ("in order",)  # Each row once, or m times in a run: rows, or rows and tokens.
 TILED = ("tiled",)  # All rows, and then all again.
 MOVED = ("moved",)  # Others in their places.
 MIXED = ("mixed",)  # Rows, and something else.
+
+# What a value without rows may be made of. A statistic is as BatchNorm's: sums over rows,
+# with axes of features left. An extreme is a largest or least row, as softmax subtracts.
+TOTAL, STATISTIC, EXTREME, ONE_ROW = "total", "statistic", "extreme", "one row"
 
 # What is told of a value.
 PAIRS, TOTALS, OTHERS = "pairs", "totals", "others"
@@ -46,8 +50,8 @@ class Value(NamedTuple):
     Attributes:
       depends: whether it depends on the batch (on the example).
       rows: where the examples lie; None if that isn't known, or nowhere.
-      is_total: whether it is a number made of all rows.
-      is_gram: whether it is a sum over rows of products of what belongs to them.
+      made: a total if it is a number made of all rows, and so on; else None.
+      sum_of: the variable whose sum over rows it is made of, if it is of one.
       counts: where it is the number of the row.
       learns: whether it depends on the parameters.
       varies: whether it may differ from step to step.
@@ -57,8 +61,8 @@ class Value(NamedTuple):
 
     depends: bool = False
     rows: Rows | None = None
-    is_total: bool = False
-    is_gram: bool = False
+    made: str | None = None
+    sum_of: Any = None
     counts: Counts | None = None
     learns: bool = False
     varies: bool = False
@@ -92,19 +96,29 @@ def met(operands: Sequence[Value], is_draw_between: bool = True) -> Value:
 
 def _with_rows(found: Value, operands: Sequence[Value]) -> Value:
     places = {x.rows for x in operands if x.rows is not None}
-    totals = any(x.is_total for x in operands)
+    made = {x.made for x in operands if x.depends}
     if not places:
-        known = all(x.is_total or not x.depends for x in operands)
-        grams = any(x.is_gram for x in operands)
-        return found._replace(is_total=totals and known, is_gram=grams)
-    if totals:
+        return found._replace(made=_made_of(made))
+    # Rows meet statistics in BatchNorm, and extremes in softmax: that is not spoken of.
+    if TOTAL in made:
         found = found.saying(TOTALS)
+    if ONE_ROW in made:
+        found = found.saying(OTHERS)
     if len(places) == 1:
         return found._replace(rows=places.pop())
     if len({rows.axis for rows in places}) > 1:
         return found.saying(PAIRS)
     orders = {rows.order for rows in places}
     return found if orders & {TILED, MIXED} else found.saying(OTHERS)
+
+
+def _made_of(kinds: set[str | None]) -> str | None:
+    """Of a value without rows, of what depends on the batch and is of these kinds."""
+    if STATISTIC in kinds:
+        return STATISTIC
+    if TOTAL in kinds and kinds <= {TOTAL, EXTREME}:
+        return TOTAL
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _with_draws(found: Value, operands: Sequence[Value]) -> Value:
@@ -133,5 +147,5 @@ def alternatives(values: Sequence[Value]) -> Value:
     rows = {x.rows for x in values if x.rows is not None}
     return found._replace(
         rows=rows.pop() if len(rows) == 1 else None,
-        is_total=all(x.is_total for x in values),
+        made=first.made if all(x.made == first.made for x in values) else None,
     )

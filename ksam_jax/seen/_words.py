@@ -15,9 +15,10 @@ NO_STATISTICS = (
 FIXED_KEY = (
     "draws random numbers from a key that is a constant of the compiled step, so that "
     "every step draws the same ones, one dropout mask for ever; if they are meant to stay "
-    "the same, draw them outside of the loss, else make keys anew in each "
-    'step, and put one per example into the batch, batch["key"] = jax.random.split(key, N) '
-    f"(see {_FLAX}#dropout)."
+    "the same (random features, signs or phases), nothing is wrong: draw them outside of "
+    "the loss, or silence this by a filter; else make keys anew in each step, and put "
+    'one per example into the batch, batch["key"] = jax.random.split(key, N) (see '
+    f"{_FLAX}#dropout)."
 )
 DRAWN_TOGETHER = (
     'draws from keys of "rbg" or "unsafe_rbg", one for each row, and what these draw '
@@ -42,7 +43,7 @@ KEY_OF_THE_BATCH = {
 }
 _HOW = {
     PAIRS: "compares rows of the batch with each other (a contrastive loss, say)",
-    TOTALS: "takes a sum or mean over the rows into the loss of each",
+    TOTALS: "takes a sum or mean over the rows, or the largest, into the loss of each",
     OTHERS: "takes other rows into the loss of a row (rolled, sorted or picked by number)",
 }
 
