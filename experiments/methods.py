@@ -171,7 +171,7 @@ METHODS = {
         ),
         Method(
             "k_sam_following",
-            "K-SAM, k by coverage",
+            "K-SAM, k follows training",
             ksam_jax.k_sam,
             ("rho",),
             False,
@@ -182,7 +182,7 @@ METHODS = {
         ),
         Method(
             "k_momentum_following",
-            "K-Momentum-SAM, k by coverage",
+            "K-Momentum-SAM, k follows training",
             ksam_jax.k_momentum_sam,
             ("rho", "decay"),
             False,
@@ -226,14 +226,14 @@ METHODS = {
         ),
         Method(
             "coverage_without_climb",
-            "k by coverage, no climb",
+            "k follows training, no climb",
             partial(ksam_jax.k_momentum_sam, 0.0),
             (),
             False,
             BLACK,
             "P",
             by_default=False,
-            mark="coverage, no climb",
+            mark="follows, no climb",
         ),
         Method(
             "sam_last_fifth",

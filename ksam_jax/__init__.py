@@ -46,12 +46,12 @@ from .parts._radius import scale_to_radius as scale_to_radius
 from .loss._rows import Chosen as Chosen
 from .parts._ascent import Ascent as Ascent
 from .parts._ascent import past_descent as past_descent
-from .parts._coverage import CoverageState as CoverageState
 from .parts._coverage import by_coverage as by_coverage
 from .parts._examples import everything as everything
 from .parts._examples import highest_loss as highest_loss
 from .parts._examples import largest_increase as largest_increase
 from .parts._examples import random_subset as random_subset
+from .parts._following import CoverageState as CoverageState
 from .parts._ranking import top_k_mask as top_k_mask
 from .parts._remembered import RememberedLosses as RememberedLosses
 from .parts._remembered import highest_remembered_loss as highest_remembered_loss

@@ -1,6 +1,8 @@
 """k by coverage, against NumPy in float64: which size runs, and what it makes of it."""
 
 import functools
+import itertools
+import math
 import re
 from typing import Any
 
@@ -42,14 +44,35 @@ def float64() -> Any:
 class Memory:
     """The average of what each size has carried, and whose turn it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, while_falling: float | None = None, window: int = 20) -> None:
         self.carried: np.ndarray | None = None
         self.ran: list[int] = []
+        self.while_falling, self.window = while_falling, window
+        self.means: list[float] = []
+
+    def averages(self) -> list[np.float32]:
+        """Of the mean loss, after each step."""
+        weight, found = np.float32(min(1.0, 4 / self.window)), [np.float32(self.means[0])]
+        for mean in self.means[1:]:
+            found.append(found[-1] + weight * (np.float32(mean) - found[-1]))
+        return found
+
+    def is_falling(self) -> bool:
+        """Whether at every look the average was lower by that share than at the last."""
+        if self.while_falling is None:
+            return False
+        if not self.means:
+            return True
+        average = self.averages()
+        looks = [average[0], *average[self.window - 1 :: self.window]]
+        return all(b < (1 - self.while_falling) * a for a, b in itertools.pairwise(looks))
 
     def size(self) -> float:
         """The smallest size that has carried enough; at first the largest."""
         turn = len(AMONG) - 1
-        if self.carried is not None:
+        if self.is_falling():
+            turn = 0
+        elif self.carried is not None:
             enough = [i for i, c in enumerate(self.carried) if c >= SHARE]
             turn = enough[0] if enough else turn
         self.ran.append(turn)
@@ -57,6 +80,7 @@ class Memory:
 
     def see(self, losses: list[float], skip: int) -> None:
         ranked = sorted((max(x, 0.0) for x in losses), reverse=True)[skip:]
+        self.means.append(float(np.mean([max(x, 0.0) for x in losses])))
         sizes = [min(oracles.count(a, len(losses)), len(ranked)) for a in AMONG]
         new = np.array([sum(ranked[:k]) / sum(ranked) for k in sizes], np.float32)
         old = new if self.carried is None else self.carried
@@ -142,6 +166,23 @@ def test_k_sam_equals_the_numpy_reference(mean_over, skip, climb_up_to, form):
     np.testing.assert_allclose(info.cosine, expected.cosine, rtol=1e-9)
 
 
+@pytest.mark.parametrize("window", [2, 3, 5])
+def test_while_the_loss_falls_the_smallest_size_equals_the_numpy_reference(window):
+    memory = Memory(while_falling=0.02, window=window)
+    tx = ksam_jax.k_sam(RHO, coverage(while_falling=0.02, window=window), mean_over="batch")
+    params, state, info = trained(tx, "batch")
+    expected = oracle_run(k_sam_by_coverage(memory, "batch"))
+    check_trees_equal(params, expected.params, 1e-9)
+    ran = [len(step.descent_examples) / N for step in expected.steps]
+    np.testing.assert_allclose(info.examples, ran)
+    known: Any = memory.averages()
+    np.testing.assert_allclose(state[0].ascent.loss, known[-1], rtol=1e-6)
+    # The smallest first; what takes over isn't it, or nothing would show.
+    assert memory.ran[:window] == [0] * window
+    assert 0 not in memory.ran[-2:]
+    assert not state[0].ascent.is_falling
+
+
 def test_k_momentum_sam_equals_the_numpy_reference():
     memory = Memory()
     expected = oracle_run(k_momentum_by_coverage(memory, 0.9))
@@ -199,6 +240,31 @@ def test_bad_and_negative_losses_carry_nothing(bad):
     assert float(info.carried) == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("losses", "most"),
+    [
+        # Falls by a tenth in each of nine steps: no more between the looks at 12 and 16.
+        ([0.9 ** min(t, 9) for t in range(20)], 16),
+        ([1.0] * 12, 4),
+        ([0.0] * 12, 4),
+        ([-1.0] * 12, 4),
+        ([math.nan] * 12, 4),
+        ([2.0**t for t in range(12)], 4),
+    ],
+)
+def test_only_a_loss_that_falls_lets_the_smallest_size_go_on(losses, most):
+    k = ksam_jax.by_coverage(0.7, (1 / 4, 1.0), while_falling=0.1, window=4)
+    tx: Any = ksam_jax.k_sam(k=k)
+    w = jnp.zeros(2)
+    state, ran = tx.init(w), []
+    update = quick_jit(functools.partial(tx.update, None, loss_fn=linear))
+    for loss in losses:
+        _, state = update(state, w, batch=jnp.full(8, loss))
+        ran.append(float(state.info.examples))
+    # Equal losses: what takes over takes all, and for good.
+    assert ran == [0.25] * most + [1.0] * (len(ran) - most)
+
+
 def test_a_step_that_takes_all_has_no_climb_but_a_schedule_goes_on():
     """Its radius in the third step is that of a count of 2."""
     rho: Any = optax.linear_schedule(0.1, 0.4, 3)
@@ -238,9 +304,10 @@ def device_step(tx: Any, check_vma: bool) -> Any:
     return tx.init(w), jax.jit(spread)
 
 
+@pytest.mark.parametrize("while_falling", [None, 0.1])
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_all_devices_run_the_same_size_and_equal_groups_on_one(check_vma):
-    k = ksam_jax.by_coverage(0.7, climb_up_to=0.5)
+def test_all_devices_run_the_same_size_and_equal_groups_on_one(check_vma, while_falling):
+    k = ksam_jax.by_coverage(0.7, climb_up_to=0.5, while_falling=while_falling, window=2)
     tx = ksam_jax.k_sam(k=k, axis_name="data", mean_over="batch")
     state, step = device_step(tx, check_vma)
     # Each device has four examples, and another share of its loss in the highest.
@@ -329,6 +396,9 @@ def test_a_step_has_one_size():
         ({"among": (0.5, 0.25)}, "among must be in rising order"),
         ({"among": (0.5, 0.5)}, "among must be in rising order"),
         ({"among": (0.5, 2.0)}, "among must be an integer >= 1"),
+        ({"while_falling": 0.0}, "while_falling must be in (0, 1), or None"),
+        ({"while_falling": 1.0}, "while_falling must be in (0, 1), or None"),
+        ({"window": 0}, "window must be an integer >= 1"),
         ({"climb_up_to": 0.0}, "climb_up_to must be an integer >= 1"),
     ],
 )

@@ -6,9 +6,9 @@ import optax
 
 from ..checks._words import shown
 from ..parts._ascent import Ascent
-from ..parts._coverage import SizedSelection
 from ..parts._examples import everything
 from ..parts._selection import Selection
+from ..parts._sized import SizedSelection
 from ..step._method import Method
 from ._common import (
     COMPARES,

@@ -1,34 +1,10 @@
 """How many examples, as training goes: the fewest that carry a share of the loss."""
 
-import dataclasses
-import math
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float, Int
 
 from ..checks import _kinds, _values
 from ..checks._words import shown
-from ..trees._numbers import widen
 from . import _counts
-from ._counts import ExampleCount
-from ._selection import Selection
-
-
-class CoverageState(NamedTuple):
-    """What the highest losses carried in the steps before.
-
-    Attributes:
-      steps: how many steps there were.
-      carried: for each size that there is, the share of the loss that so many examples
-        carried, a moving average.
-    """
-
-    steps: Int[Array, ""]
-    carried: Float[Array, " sizes"]
 
 
 class Coverage(NamedTuple):
@@ -38,30 +14,14 @@ class Coverage(NamedTuple):
     among: tuple[Any, ...]
     climb_up_to: Any
     decay: float
+    while_falling: float | None
+    window: int
 
     def __repr__(self) -> str:
-        return f"by_coverage(share={self.share!r}, among={self.among!r})"
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class SizedSelection(Selection):
-    """A selection with several static sizes, of which a step has one.
-
-    Attributes:
-      sizes: the selection of each size, in rising order.
-      measure: the losses of all examples, shape `(N,)`, to what each size would carry.
-      climbs: the number of a size and that of the examples to whether a climb of its own
-        is worth its price there.
-      turn: the state to the number of the size whose turn it is, the same on all devices.
-      absorb: the state and what was measured, averaged over groups and devices, to the
-        next state.
-    """
-
-    sizes: tuple[Selection, ...] = ()
-    measure: Any = None
-    climbs: Any = None
-    turn: Any = None
-    absorb: Any = None
+        return (
+            f"by_coverage(share={self.share!r}, among={self.among!r}, "
+            f"while_falling={self.while_falling!r})"
+        )
 
 
 def by_coverage(
@@ -70,6 +30,8 @@ def by_coverage(
     *,
     climb_up_to: Any = 1 / 3,
     decay: Any = 0.9,
+    while_falling: Any = None,
+    window: Any = 20,
 ) -> Coverage:
     r"""As k: the fewest examples that have carried that share of the loss lately.
 
@@ -89,6 +51,12 @@ def by_coverage(
     takes the largest size. On several devices the average is over all of them and the size
     is the same on each; it rides in the collective that is there.
 
+    With `while_falling` the smallest size runs first, as long as the loss of all examples
+    falls under it: every `window` steps its average has to be lower by that share than at
+    the look before. The first time that it isn't, the rule above takes over for good. Where
+    a network learns fast, its highest losses are what is left to learn, though the others
+    aren't small yet; where it doesn't, a few of them tell it little.
+
     Args:
       share: of the sum of the losses, in (0, 1]. A negative loss, or one that isn't
         finite, carries nothing.
@@ -97,13 +65,17 @@ def by_coverage(
       climb_up_to: the largest size, as `k`, at which there is a climb that needs a pass of
         its own; 1.0: at all, so that a step with all examples is SAM's and costs 2.
       decay: lambda, in [0, 1): how long it remembers.
+      while_falling: the least share by which the loss has to fall in a window for the
+        smallest size to go on, in (0, 1); None: coverage alone from the first step. It is
+        0.05 in the default of `k_sam` and `k_momentum_sam`.
+      window: steps from one look at the loss to the next.
 
     Returns:
       What `highest_loss`, `k_sam` and `k_momentum_sam` take as `k`.
 
     Raises:
-      ValueError: if `share` or `decay` is out of range, or `among` is empty or not in
-        rising order.
+      ValueError: if `share`, `decay`, `while_falling` or `window` is out of range, or
+        `among` is empty or not in rising order.
       TypeError: if an argument has the wrong type.
 
     Example:
@@ -127,6 +99,11 @@ def by_coverage(
     call = "by_coverage"
     _values.fixed(call, "share", share, "in (0, 1]", lambda x: 0 < x <= 1)
     _values.fixed(call, "decay", decay, "in [0, 1)", lambda x: 0 <= x < 1)
+    if while_falling is not None:
+        rule = "in (0, 1), or None"
+        _values.fixed(call, "while_falling", while_falling, rule, lambda x: 0 < x < 1)
+        while_falling = float(while_falling)
+    _values.size(call, "window", window)
     sizes = _kinds.listed(call, "among", among, least=1)
     counts = [_counts.example_count(call, "among", size) for size in sizes]
     values = [count.value for count in counts]
@@ -136,88 +113,10 @@ def by_coverage(
             f"{call}(among={shown(among)}): among must be in rising order; got {values}."
         )
     limit = _counts.example_count(call, "climb_up_to", climb_up_to).value
-    return Coverage(float(share), tuple(values), limit, float(decay))
+    return Coverage(
+        float(share), tuple(values), limit, float(decay), while_falling, int(window)
+    )
 
 
 # What methods take by default.
-FOLLOWING = by_coverage()
-
-
-def sized(
-    coverage: Coverage,
-    call: str,
-    skip: ExampleCount,
-    of_size: Callable[[ExampleCount], Selection],
-    everything: Selection,
-) -> SizedSelection:
-    """The selection whose sizes `of_size` makes; that of all examples is `everything`."""
-    counts = [ExampleCount(call, "k", value) for value in coverage.among]
-    takes_all = [count.value == 1.0 and isinstance(count.value, float) for count in counts]
-    sizes = tuple(
-        everything if whole and not skip.value else of_size(count)
-        for count, whole in zip(counts, takes_all, strict=True)
-    )
-
-    def measure(losses: Float[Array, " N"]) -> Float[Array, " sizes"]:
-        n = losses.shape[0]
-        skipped = skip.of(n)
-        numbers = [min(count.of(n), n - skipped) for count in counts]
-        return carried(losses, numbers, skipped)
-
-    def climbs(number: int, n: int) -> bool:
-        _counts.refuse_unknown(call, "k", coverage, n)
-        limit = coverage.climb_up_to
-        # Not rounded: of a small batch that would allow for more than was said.
-        most = math.floor(limit * n + 1e-6) if isinstance(limit, float) else limit
-        return counts[number].of(n) <= most
-
-    def turn(state: CoverageState) -> Int[Array, ""]:
-        enough = state.carried >= coverage.share
-        largest = len(sizes) - 1
-        # The first of those that carry enough; where none does, and at first, the largest.
-        first = jnp.where(jnp.any(enough), jnp.argmax(enough), largest)
-        return jnp.where(state.steps == 0, largest, first).astype(jnp.int32)
-
-    def absorb(state: CoverageState, measured: Array) -> CoverageState:
-        decay = jnp.where(state.steps == 0, 0.0, coverage.decay)
-        measured = measured.astype(state.carried.dtype)
-        average = measured + decay.astype(measured.dtype) * (state.carried - measured)
-        return CoverageState(jnp.asarray(optax.safe_increment(state.steps)), average)
-
-    def init() -> CoverageState:
-        zeros = jnp.zeros((len(sizes),), jnp.float32)
-        return CoverageState(jnp.zeros((), jnp.int32), zeros)
-
-    return SizedSelection(
-        sizes[0].choose,
-        {"first"},
-        init,
-        call=f"{call}(k={coverage!r})",
-        sizes=sizes,
-        measure=measure,
-        climbs=climbs,
-        turn=turn,
-        absorb=absorb,
-    )
-
-
-def carried(
-    losses: Float[Array, " N"], numbers: Sequence[int], skip: int = 0
-) -> Float[Array, " sizes"]:
-    """The shares of the loss that so many of the highest carry, below those skipped."""
-    highest = -jnp.sort(-losses_to_carry(losses))[skip:]
-    summed = jnp.cumsum(highest)
-    total = summed[-1]
-    parts = summed[jnp.array([number - 1 for number in numbers])]
-    # Where there is no loss all are equal, and carry what they are.
-    equal = [number / highest.shape[0] for number in numbers]
-    equal = jnp.array(equal, total.dtype)
-    safe = jnp.where(total > 0, total, jnp.ones_like(total))
-    return jnp.where(total > 0, parts / safe, equal)
-
-
-def losses_to_carry(losses: Float[Array, " N"]) -> Float[Array, " N"]:
-    """Losses of which shares can be taken: finite, not negative, and constants."""
-    losses = widen(jax.lax.stop_gradient(losses))
-    is_usable = jnp.isfinite(losses) & (losses > 0)
-    return jnp.where(is_usable, losses, jnp.zeros_like(losses))
+FOLLOWING = by_coverage(while_falling=0.05)

@@ -9,9 +9,10 @@ from ..checks import _values
 from ..trees._numbers import widen
 from . import _counts
 from ._counts import advance, no_steps, step_key
-from ._coverage import Coverage, sized
+from ._coverage import Coverage
 from ._ranking import call_of, check_mean_over, top_k, weighed
 from ._selection import Selection
+from ._sized import sized
 
 
 def everything() -> Selection:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..loss._rows import Chosen, weighted_mean
-from ..parts._coverage import losses_to_carry
+from ..parts._following import losses_to_carry
 from ..parts._selection import Selection
 from ..trees._lengths import norm_and_cosine
 from ..trees._mask import only

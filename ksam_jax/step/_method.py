@@ -7,8 +7,8 @@ from jaxtyping import PyTree
 
 from ..checks import _kinds, _values
 from ..parts._ascent import Ascent
-from ..parts._coverage import SizedSelection
 from ..parts._selection import Selection
+from ..parts._sized import SizedSelection
 
 
 class Execution(NamedTuple):

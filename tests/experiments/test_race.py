@@ -200,7 +200,7 @@ def test_the_table_has_a_row_for_each(first):
     rows = page.rows(read(first / "race.json"))
     assert [row[0] for row in rows] == [
         "SGD",
-        "K-SAM, k by coverage",
+        "K-SAM, k follows training",
         "SGD, 1/2 of the epochs",
         "SGD, 1/2 of the batch and epochs",
     ]
