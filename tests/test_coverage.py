@@ -49,6 +49,7 @@ class Memory:
         self.ran: list[int] = []
         self.while_falling, self.window = while_falling, window
         self.means: list[float] = []
+        self.climbs = True
 
     def averages(self) -> list[np.float32]:
         """Of the mean loss, after each step."""
@@ -70,7 +71,8 @@ class Memory:
     def size(self) -> float:
         """The smallest size that has carried enough; at first the largest."""
         turn = len(AMONG) - 1
-        if self.is_falling():
+        self.climbs = not self.is_falling()
+        if not self.climbs:
             turn = 0
         elif self.carried is not None:
             enough = [i for i, c in enumerate(self.carried) if c >= SHARE]
@@ -96,7 +98,7 @@ def k_sam_by_coverage(
         size, losses = memory.size(), oracles.losses(params, batch)
         memory.see(losses, skip)
         taken = min(oracles.count(size, N), N - skip)
-        radius = RHO if size <= climb_up_to else 0.0
+        radius = RHO if memory.climbs and size <= climb_up_to else 0.0
         return oracles.k_sam(lambda _: radius, taken, skip, mean_over)(t, params, batch)
 
     return step

@@ -28,11 +28,11 @@ def k_sam(
       \epsilon = \rho \, g_K(w) / \|g_K(w)\|_2, \qquad
       u = g_K(w + \epsilon)
 
-    By default k follows training: a quarter while the loss of all examples falls fast under
-    it, and then as many as carry most of the loss, which are all, without a climb, while
-    their losses are alike; and the sum is divided by the batch's N, so that SGD's learning
-    rate carries over. The paper has a fixed k and the mean over the
-    chosen: `k_sam(k=0.25, mean_over="chosen")`, which wants a learning rate of its own.
+    By default k follows training: a quarter, and no climb yet, while the loss of all
+    examples falls fast, and then as many as carry most of it, with a climb at a quarter;
+    and the sum is divided by the batch's N, so that SGD's learning rate carries over. The
+    paper has a fixed k and the mean over the chosen: `k_sam(k=0.25, mean_over="chosen")`,
+    which wants a learning rate of its own.
 
     Forward passes' worth of work per example at one k: 1 + 6k, or 1 + 5k where
     `per_example` shares the forward pass; SGD's is 3, and by default no step costs more.

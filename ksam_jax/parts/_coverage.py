@@ -51,11 +51,12 @@ def by_coverage(
     takes the largest size. On several devices the average is over all of them and the size
     is the same on each; it rides in the collective that is there.
 
-    With `while_falling` the smallest size runs first, as long as the loss of all examples
-    falls under it: every `window` steps its average has to be lower by that share than at
-    the look before. The first time that it isn't, the rule above takes over for good. Where
-    a network learns fast, its highest losses are what is left to learn, though the others
-    aren't small yet; where it doesn't, a few of them tell it little.
+    With `while_falling` the smallest size runs first, without a climb, as long as the loss
+    of all examples falls under it: every `window` steps its average has to be lower by that
+    share than at the look before. The first time that it isn't, the rule above takes over
+    for good. Where a network learns fast, its highest losses are what is left to learn,
+    though the others aren't small yet; where it doesn't, a few of them tell it little. And
+    flatness is a matter of the late steps.
 
     Args:
       share: of the sum of the losses, in (0, 1]. A negative loss, or one that isn't
@@ -94,7 +95,8 @@ def by_coverage(
 
     Reference:
       Ours. Kawaguchi and Lu, Ordered SGD, 2020, let the share of the batch fall with
-      training accuracy.
+      training accuracy; Zhou et al., ICLR 2025, arXiv 2410.10373, find that SAM in the last
+      epochs alone is as good.
     """
     call = "by_coverage"
     _values.fixed(call, "share", share, "in (0, 1]", lambda x: 0 < x <= 1)

@@ -39,13 +39,15 @@ def unseen(coverage: Coverage) -> CoverageState:
 
 
 def turn(coverage: Coverage, state: CoverageState) -> Int[Array, ""]:
-    """The number of the size that runs."""
+    """The number of the size that runs, of those that `SizedSelection` has."""
     enough = state.carried >= coverage.share
     largest = len(coverage.among) - 1
     # The first of those that carry enough; where none does, and at first, the largest.
     first = jnp.where(jnp.any(enough), jnp.argmax(enough), largest)
     first = jnp.where(state.steps == 0, largest, first)
-    return jnp.where(state.is_falling, 0, first).astype(jnp.int32)
+    if coverage.while_falling is not None:
+        first = jnp.where(state.is_falling, 0, first + 1)
+    return first.astype(jnp.int32)
 
 
 def absorb(coverage: Coverage, state: CoverageState, measured: Array) -> CoverageState:

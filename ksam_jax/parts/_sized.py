@@ -21,11 +21,12 @@ class SizedSelection(Selection):
     """A selection with several static sizes, of which a step has one.
 
     Attributes:
-      sizes: the selection of each size, in rising order.
+      sizes: the selection of each size, in rising order; before them the smallest once
+        more, for the steps without a climb, if that goes first while the loss falls.
       measure: the losses of all examples, shape `(N,)`, to what each size would carry,
         and their mean.
-      climbs: the number of a size and that of the examples to whether a climb of its own
-        is worth its price there.
+      climbs: the number of a size, that of the examples, and whether a climb takes a pass,
+        to whether there is one.
       turn: the state to the number of the size whose turn it is, the same on all devices.
       absorb: the state and what was measured, averaged over groups and devices, to the
         next state.
@@ -52,6 +53,7 @@ def sized(
         everything if whole and not skip.value else of_size(count)
         for count, whole in zip(counts, takes_all, strict=True)
     )
+    goes_first = coverage.while_falling is not None
 
     def measure(losses: Float[Array, " N"]) -> Float[Array, " numbers"]:
         n = losses.shape[0]
@@ -60,8 +62,11 @@ def sized(
         mean = jnp.mean(losses_to_carry(losses))
         return jnp.append(carried(losses, numbers, skipped), mean)
 
-    def climbs(number: int, n: int) -> bool:
+    def climbs(number: int, n: int, takes_a_pass: bool) -> bool:
         _counts.refuse_unknown(call, "k", coverage, n)
+        number -= goes_first
+        if number < 0 or not takes_a_pass:
+            return number >= 0
         limit = coverage.climb_up_to
         # Not rounded: of a small batch that would allow for more than was said.
         most = math.floor(limit * n + 1e-6) if isinstance(limit, float) else limit
@@ -72,7 +77,7 @@ def sized(
         {"first"},
         functools.partial(unseen, coverage),
         call=f"{call}(k={coverage!r})",
-        sizes=sizes,
+        sizes=(sizes[0], *sizes) if goes_first else sizes,
         measure=measure,
         climbs=climbs,
         turn=functools.partial(turn, coverage),

@@ -80,8 +80,7 @@ class Method(NamedTuple):
         sized = self.sized
         assert sized is not None
         size = sized.sizes[number]
-        # A climb along what is known already costs nothing.
-        climbs = not self.descends_on_the_same or sized.climbs(number, n)
+        climbs = sized.climbs(number, n, self.descends_on_the_same)
         return self._replace(
             ascent=size if self.ascent is sized else self.ascent,
             descent=size if self.descent is sized else self.descent,
