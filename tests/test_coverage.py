@@ -104,15 +104,19 @@ def k_sam_by_coverage(
     return step
 
 
-def k_momentum_by_coverage(memory: Memory, decay: float) -> oracles.Method:
+def k_momentum_by_coverage(
+    memory: Memory, decay: float, climb_up_to: float = 1 / 3
+) -> oracles.Method:
     past: list[oracles.Tree] = []
 
     def step(t: int, params: oracles.Tree, batch: oracles.Batch) -> oracles.Step:
         m = past[-1] if past else oracles.scaled(params, 0.0)
-        eps = oracles.to_radius(oracles.scaled(m, -1.0), RHO)
+        size = memory.size()
+        radius = RHO if memory.climbs and size <= climb_up_to else 0.0
+        eps = oracles.to_radius(oracles.scaled(m, -1.0), radius)
         moved = oracles.add(params, eps)
         losses = oracles.losses(moved, batch)
-        examples = oracles.highest(losses, oracles.count(memory.size(), N))
+        examples = oracles.highest(losses, oracles.count(size, N))
         memory.see(losses, 0)
         u = oracles.mean_gradient(moved, batch, examples, "batch")
         past.append(oracles.add(oracles.scaled(m, decay), oracles.scaled(u, 1 - decay)))
@@ -185,10 +189,13 @@ def test_while_the_loss_falls_the_smallest_size_equals_the_numpy_reference(windo
     assert not state[0].ascent.is_falling
 
 
-def test_k_momentum_sam_equals_the_numpy_reference():
-    memory = Memory()
-    expected = oracle_run(k_momentum_by_coverage(memory, 0.9))
-    tx = ksam_jax.k_momentum_sam(RHO, coverage(), 0.9, mean_over="batch")
+@pytest.mark.parametrize("climb_up_to", [0.1, 1 / 3, 0.4, 1.0])
+@pytest.mark.parametrize("while_falling", [None, 0.02])
+def test_k_momentum_sam_equals_the_numpy_reference(while_falling, climb_up_to):
+    memory = Memory(while_falling, window=3)
+    expected = oracle_run(k_momentum_by_coverage(memory, 0.9, climb_up_to))
+    k = coverage(while_falling=while_falling, window=3, climb_up_to=climb_up_to)
+    tx = ksam_jax.k_momentum_sam(RHO, k, 0.9, mean_over="batch")
     params, _, info = trained(tx, "all")
     check_trees_equal(params, expected.params, 1e-9)
     assert len(set(memory.ran)) > 1
@@ -357,8 +364,8 @@ def test_what_is_carried_is_the_same_of_groups_however_they_are_made():
 # ------------------------------------------------------------------ bad arguments
 
 
-def test_no_step_of_k_sam_climbs_where_that_costs_more_than_sgd():
-    """With a fixed size it does; along past steps it may, since that costs nothing."""
+def test_no_step_climbs_where_that_would_cost_more_than_sgd():
+    """With a fixed size it does; along past steps, which is free, there's no more of it."""
 
     def radius(tx: Any) -> float:
         w = jnp.ones(3)
@@ -371,10 +378,11 @@ def test_no_step_of_k_sam_climbs_where_that_costs_more_than_sgd():
     for among in (0.375, 1 / 2, 1.0, 5, 12):
         k = ksam_jax.by_coverage(0.7, (among,))
         assert radius(ksam_jax.k_sam(0.1, k)) == 0.0
-        assert radius(ksam_jax.k_momentum_sam(0.1, k)) == pytest.approx(0.1)
+        assert radius(ksam_jax.k_momentum_sam(0.1, k)) == 0.0
     for among in (1 / 3, 4):
         k = ksam_jax.by_coverage(0.7, (among,))
         assert radius(ksam_jax.k_sam(0.1, k)) == pytest.approx(0.1)
+        assert radius(ksam_jax.k_momentum_sam(0.1, k)) == pytest.approx(0.1)
     assert radius(ksam_jax.k_sam(0.1, 1.0)) == pytest.approx(0.1)
 
 

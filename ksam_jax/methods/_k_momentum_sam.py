@@ -31,10 +31,11 @@ def k_momentum_sam(
       m_t = \lambda m_{t-1} + (1 - \lambda) u
 
     One forward pass over the batch gives the losses that choose, and only the chosen run
-    backward. By default k follows training, and the sum is divided by the batch's N, as in
-    `k_sam`. Forward passes' worth of work per example at one k: 1 + 3k, or 1 + 2k where
-    `per_example` shares the forward pass; SGD's is 3, and so is that of all examples.
-    `has_aux=True` adds a forward pass at the unperturbed weights, where aux belongs.
+    backward. By default k follows training, with a climb where `k_sam` has one, and the sum
+    is divided by the batch's N, as there. Forward passes' worth of work per example at one
+    k: 1 + 3k, or 1 + 2k where `per_example` shares the forward pass; SGD's is 3, and so is
+    that of all examples. `has_aux=True` adds a forward pass at the unperturbed weights,
+    where aux belongs.
 
     Args:
       rho: radius in the parameters' units; a float, a traced scalar or an

@@ -44,12 +44,13 @@ def by_coverage(
     k / N of the loss. What is neglected is on average at most 1 - share of it.
 
     There is one program for each size and a step runs one, so the cost falls with k. No
-    step costs more than SGD's: a method that runs a pass for its climb, as `k_sam` does,
-    climbs where k is at most a third, at 1 + 6k against SGD's 3, and descends on the k at
-    the weights as they are where it is more. With all examples that is the plain step, into
-    which an example whose loss isn't finite enters as it does with SGD. The first step
-    takes the largest size. On several devices the average is over all of them and the size
-    is the same on each; it rides in the collective that is there.
+    step costs more than SGD's: there is a climb where k is at most a third, for which
+    `k_sam` pays 1 + 6k against SGD's 3. Where k is more, the descent is at the weights as
+    they are. (Momentum's climb is free, but was worth nothing there, or less.) With all
+    examples that is the plain step, into which an example whose loss isn't finite enters as
+    it does with SGD. The first step takes the largest size. On several devices the average
+    is over all of them and the size is the same on each; it rides in the collective that is
+    there.
 
     With `while_falling` the smallest size runs first, without a climb, as long as the loss
     of all examples falls under it: every `window` steps its average has to be lower by that
@@ -63,8 +64,8 @@ def by_coverage(
         finite, carries nothing.
       among: the sizes that there are, as `k` in `highest_loss`, in rising order. With 1.0
         for all examples last, equal losses mean all of them.
-      climb_up_to: the largest size, as `k`, at which there is a climb that needs a pass of
-        its own; 1.0: at all, so that a step with all examples is SAM's and costs 2.
+      climb_up_to: the largest size, as `k`, at which there is a climb; 1.0: at all, so that
+        a step of `k_sam` with all examples is SAM's and costs 2.
       decay: lambda, in [0, 1): how long it remembers.
       while_falling: the least share by which the loss has to fall in a window for the
         smallest size to go on, in (0, 1); None: coverage alone from the first step. It is

@@ -25,8 +25,7 @@ class SizedSelection(Selection):
         more, for the steps without a climb, if that goes first while the loss falls.
       measure: the losses of all examples, shape `(N,)`, to what each size would carry,
         and their mean.
-      climbs: the number of a size, that of the examples, and whether a climb takes a pass,
-        to whether there is one.
+      climbs: the number of a size and that of the examples to whether there is a climb.
       turn: the state to the number of the size whose turn it is, the same on all devices.
       absorb: the state and what was measured, averaged over groups and devices, to the
         next state.
@@ -62,15 +61,14 @@ def sized(
         mean = jnp.mean(losses_to_carry(losses))
         return jnp.append(carried(losses, numbers, skipped), mean)
 
-    def climbs(number: int, n: int, takes_a_pass: bool) -> bool:
+    def climbs(number: int, n: int) -> bool:
         _counts.refuse_unknown(call, "k", coverage, n)
-        number -= goes_first
-        if number < 0 or not takes_a_pass:
-            return number >= 0
+        if goes_first and number == 0:
+            return False
         limit = coverage.climb_up_to
         # Not rounded: of a small batch that would allow for more than was said.
         most = math.floor(limit * n + 1e-6) if isinstance(limit, float) else limit
-        return counts[number].of(n) <= most
+        return counts[number - goes_first].of(n) <= most
 
     return SizedSelection(
         sizes[0].choose,

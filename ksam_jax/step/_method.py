@@ -80,7 +80,7 @@ class Method(NamedTuple):
         sized = self.sized
         assert sized is not None
         size = sized.sizes[number]
-        climbs = sized.climbs(number, n, self.descends_on_the_same)
+        climbs = sized.climbs(number, n)
         return self._replace(
             ascent=size if self.ascent is sized else self.ascent,
             descent=size if self.descent is sized else self.descent,
