@@ -64,6 +64,19 @@ def test_the_derivatives_are_those_of_the_plain_formulas():
     assert all(np.max(np.abs(x)) < 1e-5 for x in jax.tree.leaves(twice))
 
 
+def test_there_is_a_second_derivative_backward_through_a_scan():
+    def after(w):
+        def step(c, _):
+            return c / norm(c) + c, None
+
+        return jax.lax.scan(step, w, None, length=2)[0].sum()
+
+    w = jnp.arange(1.0, 4.0)
+    expected = jax.jvp(jax.grad(after), (w,), (jnp.ones(3),))[1]
+    found = jax.grad(lambda w: jax.grad(after)(w).sum())(w)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_finite_are_the_largest_numbers_but_no_tree_with_another(bad):
     large = {"w": jnp.full((100, 100), 3e38), "b": jnp.full(3, -3e38)}

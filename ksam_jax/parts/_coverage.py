@@ -48,16 +48,16 @@ def by_coverage(
     `k_sam` pays 1 + 6k against SGD's 3. Where k is more, the descent is at the weights as
     they are. (Momentum's climb is free, but was worth nothing there, or less.) With all
     examples that is the plain step, into which an example whose loss isn't finite enters as
-    it does with SGD. The first step takes the largest size. On several devices the average
-    is over all of them and the size is the same on each; it rides in the collective that is
-    there.
+    it does with SGD. The first step takes the largest size, but for what follows. On
+    several devices the average is over all of them and the size is the same on each; it
+    rides in the collective that is there.
 
     With `while_falling` the smallest size runs first, without a climb, as long as the loss
     of all examples falls under it: every `window` steps its average has to be lower by that
     share than at the look before. The first time that it isn't, the rule above takes over
     for good. Where a network learns fast, its highest losses are what is left to learn,
-    though the others aren't small yet; where it doesn't, a few of them tell it little. And
-    flatness is a matter of the late steps.
+    though the others aren't small yet; where it doesn't, a few of them tell it little. Of
+    SAM, Zhou et al. report that its last epochs alone find as flat a minimum.
 
     Args:
       share: of the sum of the losses, in (0, 1]. A negative loss, or one that isn't
@@ -96,8 +96,7 @@ def by_coverage(
 
     Reference:
       Ours. Kawaguchi and Lu, Ordered SGD, 2020, let the share of the batch fall with
-      training accuracy; Zhou et al., ICLR 2025, arXiv 2410.10373, find that SAM in the last
-      epochs alone is as good.
+      training accuracy. Zhou et al., ICLR 2025, arXiv 2410.10373.
     """
     call = "by_coverage"
     _values.fixed(call, "share", share, "in (0, 1]", lambda x: 0 < x <= 1)

@@ -11,6 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from ..trees._numbers import widen
 from ._coverage import Coverage
 
+# So that sums and squares of as many are still numbers.
+_LARGE = 1e30
+
 
 class CoverageState(NamedTuple):
     """What the highest losses carried in the steps before, and whether training gets on.
@@ -21,7 +24,8 @@ class CoverageState(NamedTuple):
         carried, a moving average.
       loss: the mean loss of all examples, a moving average.
       mark: what that was at the last look, from which it has to fall.
-      is_falling: whether it has fallen enough at every look so far.
+      is_falling: whether it has fallen enough at every look so far; False from the start
+        where that isn't asked.
     """
 
     steps: Int[Array, ""]
@@ -62,7 +66,7 @@ def absorb(coverage: Coverage, state: CoverageState, measured: Array) -> Coverag
     average = measured + by * (jnp.append(state.carried, state.loss) - measured)
     steps = jnp.asarray(optax.safe_increment(state.steps))
     average, loss = average[:-1], average[-1]
-    is_due = steps % coverage.window == 0
+    is_due = ~is_first & (steps % coverage.window == 0)
     # Losses that carry nothing sum up to zero, and don't fall.
     most = state.mark * (1.0 - (coverage.while_falling or 0.0))
     is_falling = state.is_falling & (~is_due | (loss < most))
@@ -75,6 +79,8 @@ def carried(
 ) -> Float[Array, " sizes"]:
     """The shares of the loss that so many of the highest carry, below those skipped."""
     highest = -jnp.sort(-losses_to_carry(losses))[skip:]
+    # The sum of large numbers may not be one.
+    highest = highest / jnp.where(highest[0] > 0, highest[0], jnp.ones_like(highest[0]))
     summed = jnp.cumsum(highest)
     total = summed[-1]
     parts = summed[jnp.array([number - 1 for number in numbers])]
@@ -83,6 +89,14 @@ def carried(
     equal = jnp.array(equal, total.dtype)
     safe = jnp.where(total > 0, total, jnp.ones_like(total))
     return jnp.where(total > 0, parts / safe, equal)
+
+
+def mean_to_follow(losses: Float[Array, " N"]) -> Float[Array, ""]:
+    """Their mean, which is large where one isn't finite: that is no loss that falls."""
+    large = jnp.asarray(_LARGE, widen(losses).dtype)
+    usable = jnp.minimum(losses_to_carry(losses), large)
+    losses = jnp.where(jnp.isfinite(losses), usable, large)
+    return jnp.mean(losses)
 
 
 def losses_to_carry(losses: Float[Array, " N"]) -> Float[Array, " N"]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from . import _counts
 from ._counts import ExampleCount
 from ._coverage import Coverage
-from ._following import absorb, carried, losses_to_carry, turn, unseen
+from ._following import absorb, carried, mean_to_follow, turn, unseen
 from ._selection import Selection
 
 
@@ -58,8 +58,7 @@ def sized(
         n = losses.shape[0]
         skipped = skip.of(n)
         numbers = [min(count.of(n), n - skipped) for count in counts]
-        mean = jnp.mean(losses_to_carry(losses))
-        return jnp.append(carried(losses, numbers, skipped), mean)
+        return jnp.append(carried(losses, numbers, skipped), mean_to_follow(losses))
 
     def climbs(number: int, n: int) -> bool:
         _counts.refuse_unknown(call, "k", coverage, n)

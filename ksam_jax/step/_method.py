@@ -51,8 +51,8 @@ class Method(NamedTuple):
       flags: which parameters are perturbed, one bool per leaf; None for all.
       perturbed_dtype: of the perturbed weights; None for the parameters' own.
       sync_ascent: whether all devices climb together.
-      climbs: False where so many examples are taken that a climb isn't worth its cost:
-        states go on as with one.
+      climbs: False where a climb isn't worth its cost, or not yet. The perturbation's state
+        goes on as with one; that of a climb's own selection, which runs nothing, stays.
       coverage: the selection of whose sizes this method has one; None for none.
       coverage_in: the field of the state in which that selection remembers.
     """

@@ -1,7 +1,7 @@
 """Sums of squares and products in float32 of numbers whose squares aren't numbers there.
 
 The plain sums are right for nearly all trees. For the others the same program sums once
-more, scaled: a loop, which compiles once and under `vmap` turns twice only where it must.
+more, scaled: a loop, so that it is compiled once.
 """
 
 import itertools
@@ -114,21 +114,23 @@ def _fitting_products(*trees: Parts) -> tuple[Array, Array]:
     pairs = list(itertools.combinations_with_replacement(range(len(trees)), 2))
     squares = jnp.array([i for i, (a, b) in enumerate(pairs) if a == b])
 
-    def is_to_turn(carry: tuple[Array, Array, Array]) -> Array:
-        turn, _, found = carry
-        return (turn == 0) | ((turn == 1) & ~jnp.all(is_sound(found[squares])))
-
-    def turn_once(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        turn, by, found = carry
-        by = jnp.where(turn == 0, by, _scale_for(found[squares]))
+    def summed(by: Array) -> tuple[Array, Array]:
         found = [_product(trees[a], trees[b], by[a] * by[b]) for a, b in pairs]
-        return turn + 1, by, jnp.stack(found)
+        return by, jnp.stack(found)
+
+    def turn(carry: tuple[Array, Array], is_first: Array) -> tuple[Any, None]:
+        by, found = carry
+        own = jax.lax.stop_gradient(found[squares])
+        again = jnp.where(is_first, by, _scale_for(own))
+        is_due = is_first | ~jnp.all(is_sound(own))
+        return jax.lax.cond(is_due, summed, lambda _: carry, again), None
 
     leaves = [x for tree in trees for x in tree]
     by = spread_like(jnp.ones(len(trees), leaves[0].dtype), leaves)
     found = spread_like(jnp.zeros(len(pairs), leaves[0].dtype), leaves)
-    start = jnp.zeros((), jnp.int32), by, found
-    return jax.lax.while_loop(is_to_turn, turn_once, start)[1:]
+    # Of a `while_loop` JAX has no derivative backward, and the rule above isn't asked for
+    # a second one inside a scan.
+    return jax.lax.scan(turn, (by, found), jnp.array([True, False]))[0]
 
 
 def _scale_for(squares: Float[Array, " trees"]) -> Float[Array, " trees"]:
