@@ -113,6 +113,9 @@ def _fitting_products(*trees: Parts) -> tuple[Array, Array]:
     """A scale for each tree, and the products of all pairs of the trees so scaled."""
     pairs = list(itertools.combinations_with_replacement(range(len(trees)), 2))
     squares = jnp.array([i for i, (a, b) in enumerate(pairs) if a == b])
+    leaves = [x for tree in trees for x in tree]
+    # Typed alike before the loop: under `vmap` JAX doesn't do it right within.
+    trees = tuple([spread_like(x, leaves) for x in tree] for tree in trees)
 
     def summed(by: Array) -> tuple[Array, Array]:
         found = [_product(trees[a], trees[b], by[a] * by[b]) for a, b in pairs]
@@ -125,7 +128,6 @@ def _fitting_products(*trees: Parts) -> tuple[Array, Array]:
         is_due = is_first | ~jnp.all(is_sound(own))
         return jax.lax.cond(is_due, summed, lambda _: carry, again), None
 
-    leaves = [x for tree in trees for x in tree]
     by = spread_like(jnp.ones(len(trees), leaves[0].dtype), leaves)
     found = spread_like(jnp.zeros(len(pairs), leaves[0].dtype), leaves)
     # Of a `while_loop` JAX has no derivative backward, and the rule above isn't asked for
