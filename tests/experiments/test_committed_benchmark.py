@@ -61,15 +61,16 @@ def test_committed_operations_of_esam_and_sam(model):
     assert 1.98 < ours <= 1.002 * operations(model, "optax_sam", None, None)
 
 
-# The MLP's first layer is most of it, and needs no gradient of its input; ResNet-18
+# The MLP's first layer is most of it, and needs no gradient of its input, and what is done
+# per weight shows (sums of squares that can be scaled are 0.01 of it); ResNet-18
 # recomputes, and where no pass runs over the whole batch at the unperturbed weights,
 # BatchNorm's statistics cost one.
 OTHERS = {
-    ("mlp", "k_sam", "auto"): (0.80, 0.84),
-    ("mlp", "k_sam", "nothing"): (0.91, 0.94),
-    ("mlp", "k_momentum_sam", "auto"): (0.55, 0.60),
-    ("mlp", "k_sam_remembered", None): (0.48, 0.53),
-    ("mlp", "k_momentum_remembered", None): (0.24, 0.29),
+    ("mlp", "k_sam", "auto"): (0.80, 0.85),
+    ("mlp", "k_sam", "nothing"): (0.91, 0.95),
+    ("mlp", "k_momentum_sam", "auto"): (0.55, 0.615),
+    ("mlp", "k_sam_remembered", None): (0.48, 0.54),
+    ("mlp", "k_momentum_remembered", None): (0.24, 0.305),
     ("resnet18", "k_sam", None): (0.80, 0.85),
     ("resnet18", "k_momentum_sam", None): (0.90, 0.94),
 }
