@@ -6,14 +6,14 @@ import optax
 import pytest
 from test_kinds_layers import (
     K_SAM,
-    _nothing_fails_in_silence,
     cross_entropy,
     embedded,
     plain,
     told,
 )
-
-__all__ = ["_nothing_fails_in_silence"]  # For pytest, around each test here.
+from test_kinds_layers import (
+    _nothing_fails_in_silence as _nothing_fails_in_silence,
+)
 
 
 def standardized(z):

@@ -17,6 +17,11 @@ class Coverage(NamedTuple):
     while_falling: float | None
     window: int
 
+    @property
+    def goes_small_first(self) -> bool:
+        """Whether the smallest size runs first, while the loss falls."""
+        return self.while_falling is not None
+
     def __repr__(self) -> str:
         return (
             f"by_coverage(share={self.share!r}, among={self.among!r}, "

@@ -36,8 +36,9 @@ class CoverageState(NamedTuple):
 
 
 def unseen(coverage: Coverage) -> CoverageState:
+    """The state before the first step."""
     zeros = jnp.zeros((len(coverage.among),), jnp.float32)
-    is_falling = jnp.array(coverage.while_falling is not None)
+    is_falling = jnp.array(coverage.goes_small_first)
     loss, mark = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
     return CoverageState(jnp.zeros((), jnp.int32), zeros, loss, mark, is_falling)
 
@@ -49,7 +50,7 @@ def turn(coverage: Coverage, state: CoverageState) -> Int[Array, ""]:
     # The first of those that carry enough; where none does, and at first, the largest.
     first = jnp.where(jnp.any(enough), jnp.argmax(enough), largest)
     first = jnp.where(state.steps == 0, largest, first)
-    if coverage.while_falling is not None:
+    if coverage.goes_small_first:
         first = jnp.where(state.is_falling, 0, first + 1)
     return first.astype(jnp.int32)
 

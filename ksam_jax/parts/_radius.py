@@ -16,9 +16,9 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..checks import _arguments, _kinds, _leaves, _values
-from ..trees._lengths import norm, to_length
+from ..trees._lengths import norm
 from ..trees._mask import resolve_mask
-from ..trees._numbers import ratio, widen
+from ..trees._numbers import ratio, to_length, widen
 from ._counts import StepCount, advance, no_steps
 
 

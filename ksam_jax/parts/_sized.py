@@ -52,7 +52,7 @@ def sized(
         everything if whole and not skip.value else of_size(count)
         for count, whole in zip(counts, takes_all, strict=True)
     )
-    goes_first = coverage.while_falling is not None
+    goes_first = coverage.goes_small_first
 
     def measure(losses: Float[Array, " N"]) -> Float[Array, " numbers"]:
         n = losses.shape[0]

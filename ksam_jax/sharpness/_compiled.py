@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, PyTree
 from ..loss import _forward
 from ..loss._forward import Loss
 from ..nodes._with_rows import renewed
-from ..trees._lengths import all_finite, norm, to_length
-from ..trees._numbers import can_divide
+from ..trees._lengths import all_finite, norm
+from ..trees._numbers import can_divide, to_length
 
 # A list of the leaves of the measured parameters, in order.
 Leaves = list[Any]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
 from ..devices._spread import arrays_of, spread_over
-from ._numbers import can_divide, ratio, real_dtype, widen
+from ._numbers import real_dtype, to_length, widen
 from ._squares import (
     far_sum,
     is_sound,
@@ -73,17 +73,6 @@ def inner(a: PyTree, b: PyTree, like: PyTree = None) -> Float[Array, ""]:
 def unit(tree: PyTree, length: Float[Array, ""]) -> PyTree:
     """The tree by its length, in float32 or wider; zeros where that isn't fit for it."""
     return to_length(jax.tree.map(widen, tree), length, 1.0)
-
-
-def to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
-    """`rho * direction / length`, or zeros where the length is zero or not finite."""
-    factor = ratio(jnp.asarray(rho, length.dtype), length)
-    is_usable = can_divide(length)
-    # `where` rather than multiplying by zero: 0 * NaN is NaN.
-    return jax.tree.map(
-        lambda d: jnp.where(is_usable, d * factor.astype(d.dtype), jnp.zeros_like(d)),
-        direction,
-    )
 
 
 def cosine(a: PyTree, b: PyTree, like: PyTree = None) -> Float[Array, ""]:

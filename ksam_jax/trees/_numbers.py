@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, PyTree
+from jaxtyping import Array, Float, Inexact, PyTree
 
 
 def widen(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
@@ -52,3 +52,14 @@ def ratio(numerator: Array, denominator: Array) -> Array:
     usable = can_divide(denominator)
     safe = jnp.where(usable, denominator, jnp.ones_like(denominator))
     return jnp.where(usable, numerator / safe, jnp.zeros_like(denominator))
+
+
+def to_length(direction: PyTree, length: Float[Array, ""], rho: Any) -> PyTree:
+    """`rho * direction / length`, or zeros where the length is zero or not finite."""
+    factor = ratio(jnp.asarray(rho, length.dtype), length)
+    is_usable = can_divide(length)
+    # `where` rather than multiplying by zero: 0 * NaN is NaN.
+    return jax.tree.map(
+        lambda d: jnp.where(is_usable, d * factor.astype(d.dtype), jnp.zeros_like(d)),
+        direction,
+    )

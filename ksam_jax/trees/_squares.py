@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
 from ..devices._spread import spread_like
-from ._numbers import ratio
+from ._numbers import ratio, to_length
 
 Parts = Sequence[Array]
 
@@ -29,7 +29,7 @@ def length_of(parts: Parts) -> Float[Array, ""]:
 def _(primals: tuple[Parts], tangents: tuple[Parts]) -> tuple[Array, Array]:
     ((parts,), (rates,)) = primals, tangents
     length = length_of(parts)
-    return length, _product(_by(parts, length), rates)
+    return length, _product(to_length(parts, length, 1.0), rates)
 
 
 @jax.custom_jvp
@@ -47,10 +47,12 @@ def _(primals: Any, tangents: Any) -> Any:
     (ours, theirs), (our_rates, their_rates) = primals, tangents
     length, cosine = length_and_cosine(ours, theirs)
     other = length_of(theirs)
-    our_unit, their_unit = _by(ours, length), _by(theirs, other)
+    our_unit = to_length(ours, length, 1.0)
+    their_unit = to_length(theirs, other, 1.0)
 
     def across(unit: Parts, to: Parts, length: Array) -> Parts:
-        return _by([v - cosine * u for u, v in zip(unit, to, strict=True)], length)
+        rest = [v - cosine * u for u, v in zip(unit, to, strict=True)]
+        return to_length(rest, length, 1.0)
 
     turned = _product(across(our_unit, their_unit, length), our_rates)
     turned += _product(across(their_unit, our_unit, other), their_rates)
@@ -147,9 +149,3 @@ def _product(ours: Parts, theirs: Parts, scale: Array | None = None) -> Float[Ar
     if scale is not None:
         theirs = [y * scale for y in theirs]
     return jnp.sum(jnp.stack([jnp.sum(x * y) for x, y in zip(ours, theirs, strict=True)]))
-
-
-def _by(parts: Parts, length: Array) -> Parts:
-    """The parts by a length, and nothing where that isn't fit to divide by."""
-    factor = ratio(jnp.ones_like(length), length)
-    return [x * factor for x in parts]
