@@ -56,8 +56,11 @@ METHODS: dict[str, tuple[Any, set[str]]] = {
     **{name: (getattr(ksam_jax, name)(), set()) for name in PLAIN},
     **{
         name: (getattr(ksam_jax, name)(), NO_CLEAN)
-        for name in ("momentum_sam", "k_momentum_sam", "adaptive_momentum_sam")
+        for name in ("momentum_sam", "adaptive_momentum_sam")
     },
+    # Its default sees the loss of all while the loss still falls.
+    "k_momentum_sam": (ksam_jax.k_momentum_sam(), set()),
+    "k_momentum_sam, a quarter": (ksam_jax.k_momentum_sam(k=0.25), NO_CLEAN),
     "k": (ksam_jax.k_sam(k=2, skip=1), set()),
     "groups": (ksam_jax.k_sam(k=2, groups=2), set()),
     "m-sharpness": (ksam_jax.esam(groups=2, sync_ascent=False), set()),

@@ -88,8 +88,8 @@ def test_mapped_over_counts_all_of_them_run_in_every_step():
 
 # A computation of HLO begins with its name, and is called by these attributes.
 _HEAD = re.compile(r"^(?:ENTRY )?%(\S+) \(.*\{$")
-# That of methods, whose result has many parts; that of a norm has one number.
-_TURNS = re.compile(r"(?:^|= )\(.*, .*\) conditional\(")
+# That of methods, whose result has counts of steps; those of sums have floats alone.
+_TURNS = re.compile(r"(?:^|= )\(.*s32\[\].*\) conditional\(")
 _CALLS = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|true_computation|"
     r"false_computation)=\{?((?:%[\w.\-]+(?:, )?)+)"
@@ -100,7 +100,7 @@ _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 
 
 def turn(lines: Any) -> str:
-    """The one conditional; where norms have theirs, the one that methods take turns by."""
+    """The one conditional; where sums have theirs, the one that methods take turns by."""
     found = [line for line in lines if " conditional(" in line]
     if len(found) > 1:
         found = list(filter(_TURNS.search, found))
@@ -142,7 +142,7 @@ class Program:
         return found
 
     def branches(self) -> list[list[str]]:
-        """The lines that each branch of the one conditional runs."""
+        """The lines that each branch of that conditional runs."""
         line = turn(self.within(self.entry))
         return [self.within(name) for name in self.called(line)]
 
