@@ -214,6 +214,17 @@ METHODS = {
             mark="K-Momentum 1/4, batch",
         ),
         Method(
+            "esam_over_batch",
+            "ESAM, over the batch",
+            partial(ksam_jax.esam, gamma=0.5, mean_over="batch"),
+            ("rho", "beta"),
+            True,
+            GREEN,
+            "v",
+            by_default=False,
+            mark="ESAM, batch",
+        ),
+        Method(
             "random_k_sam",
             "SAM on a random 1/4, both passes",
             random_k_sam,

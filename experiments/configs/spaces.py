@@ -43,6 +43,7 @@ OWN = {
     "k_sam": {"rho": Interval(0.01, 1.0)},
     "k_sam_half": {"rho": Interval(0.01, 1.0)},
     "esam": {"rho": Interval(0.02, 2.0), "beta": Interval(0.3, 1.0, log=False)},
+    "esam_over_batch": {"rho": Interval(0.02, 2.0), "beta": Interval(0.3, 1.0, log=False)},
     "f_sam": {
         "rho": Interval(0.02, 2.0),
         "sigma": Interval(0.1, 1.5, log=False),
