@@ -10,6 +10,7 @@ import pytest
 
 import ksam_jax
 from ksam_jax.trees._lengths import all_finite, cosine, norm
+from ksam_jax.trees._squares import MOST
 
 SIZES = [1e-35, 1e-25, 1e-18, 1.0, 1e15, 1e35]
 
@@ -32,6 +33,20 @@ def test_a_cosine_is_that_of_float64_whatever_the_two_lengths(ours, theirs):
     expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
     assert float(cosine(a, b)) == pytest.approx(expected, rel=1e-5)
     assert float(norm(a)) == pytest.approx(np.linalg.norm(x), rel=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, SIZES[:3], SIZES[4:], [1e-35, 1.0]], ids=str)
+def test_many_leaves_of_all_sizes_are_one_length(sizes):
+    """They are summed some at a time, each of these at a scale of their own."""
+    many = {i: tree(i, sizes[i * len(sizes) // 150]) for i in range(150)}
+    other = {i: tree(200 + i, sizes[0]) for i in range(150)}
+    assert len(jax.tree.leaves(many)) > 4 * MOST
+    x, y = flat(many), flat(other)
+    cosines = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    assert float(norm(many)) == pytest.approx(np.linalg.norm(x), rel=1e-6)
+    assert float(cosine(many, other)) == pytest.approx(cosines, rel=1e-4)
+    along = jax.grad(norm)(many)
+    np.testing.assert_allclose(flat(along), x / np.linalg.norm(x), rtol=1e-5, atol=1e-30)
 
 
 def test_each_row_of_a_vmap_has_a_scale_of_its_own():

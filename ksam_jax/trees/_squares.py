@@ -1,10 +1,9 @@
-"""Sums of squares and products in float32 of numbers whose squares aren't numbers there.
+"""Sums of squares in float32 of numbers whose squares aren't numbers there.
 
 The plain sums are right for nearly all trees. For the others the same program sums once
 more, scaled: a loop, so that it is compiled once.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,15 +12,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
 from ..devices._spread import spread_like
-from ._numbers import ratio, to_length
+from ._numbers import to_length
 
 Parts = Sequence[Array]
+
+# Parts that one loop sums: compiling a loop takes time that grows with their square.
+MOST = 64
 
 
 @jax.custom_jvp
 def length_of(parts: Parts) -> Float[Array, ""]:
     """The root of the sum of squares over all parts, which are real."""
-    (scale,), (squares,) = _fitting_products(parts)
+    if len(parts) > MOST:
+        starts = range(0, len(parts), MOST)
+        return length_of([jnp.stack([length_of(parts[i : i + MOST]) for i in starts])])
+    scale, squares = _fitting_squares(parts)
     return root(squares) / scale
 
 
@@ -37,9 +42,9 @@ def length_and_cosine(
     ours: Parts, theirs: Parts
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Of our parts the length, and of the angle to theirs the cosine; zero if one is."""
-    (scale, _), (squares, product, others) = _fitting_products(ours, theirs)
-    length = root(squares)
-    return length / scale, ratio(ratio(product, length), root(others))
+    length, other = length_of(ours), length_of(theirs)
+    units = to_length(ours, length, 1.0), to_length(theirs, other, 1.0)
+    return length, _product(*units)
 
 
 @length_and_cosine.defjvp
@@ -111,41 +116,34 @@ def real_parts(x: Inexact[Array, "..."], dtype: Any) -> list[Array]:
 
 # Compiled as one: outside of `jax.jit` a loop is compiled anew in every call.
 @jax.jit
-def _fitting_products(*trees: Parts) -> tuple[Array, Array]:
-    """A scale for each tree, and the products of all pairs of the trees so scaled."""
-    pairs = list(itertools.combinations_with_replacement(range(len(trees)), 2))
-    squares = jnp.array([i for i, (a, b) in enumerate(pairs) if a == b])
-    leaves = [x for tree in trees for x in tree]
+def _fitting_squares(parts: Parts) -> tuple[Array, Array]:
+    """A scale, and the sum of the squares of all numbers so scaled."""
     # Typed alike before the loop: under `vmap` JAX doesn't do it right within.
-    trees = tuple([spread_like(x, leaves) for x in tree] for tree in trees)
+    parts = [spread_like(x, parts) for x in parts]
 
     def summed(by: Array) -> tuple[Array, Array]:
-        found = [_product(trees[a], trees[b], by[a] * by[b]) for a, b in pairs]
-        return by, jnp.stack(found)
+        return by, sum_of_squares(parts, by)
 
     def turn(carry: tuple[Array, Array], is_first: Array) -> tuple[Any, None]:
         by, found = carry
-        own = jax.lax.stop_gradient(found[squares])
+        own = jax.lax.stop_gradient(found)
         again = jnp.where(is_first, by, _scale_for(own))
-        is_due = is_first | ~jnp.all(is_sound(own))
+        is_due = is_first | ~is_sound(own)
         return jax.lax.cond(is_due, summed, lambda _: carry, again), None
 
-    by = spread_like(jnp.ones(len(trees), leaves[0].dtype), leaves)
-    found = spread_like(jnp.zeros(len(pairs), leaves[0].dtype), leaves)
+    by = spread_like(jnp.ones((), parts[0].dtype), parts)
     # Of a `while_loop` JAX has no derivative backward, and the rule above isn't asked for
-    # a second one inside a scan.
-    return jax.lax.scan(turn, (by, found), jnp.array([True, False]))[0]
+    # a second one inside a scan. Two trees in one loop would compile twice as long.
+    return jax.lax.scan(turn, (by, jnp.zeros_like(by)), jnp.array([True, False]))[0]
 
 
-def _scale_for(squares: Float[Array, " trees"]) -> Float[Array, " trees"]:
+def _scale_for(squares: Float[Array, ""]) -> Float[Array, ""]:
     """What makes numbers of such squares fit, and one where they do."""
     up, down = scales(squares.dtype)
     scale = jnp.where(is_sound(squares), 1.0, jnp.where(squares < 1, up, down))
     return scale.astype(squares.dtype)
 
 
-def _product(ours: Parts, theirs: Parts, scale: Array | None = None) -> Float[Array, ""]:
-    """The inner product, ours by theirs times the scale."""
-    if scale is not None:
-        theirs = [y * scale for y in theirs]
+def _product(ours: Parts, theirs: Parts) -> Float[Array, ""]:
+    """The inner product."""
     return jnp.sum(jnp.stack([jnp.sum(x * y) for x, y in zip(ours, theirs, strict=True)]))
