@@ -23,14 +23,16 @@ from typing import Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
-from experiments import cli, files, memory, progress, terminal
 from experiments.configs import rows
-from experiments.harness import job
-from experiments.landscapes.solutions import WEIGHTS, Batches
+from experiments.configs.options import DataDir
+from experiments.data import memory
+from experiments.flatness.landscapes.solutions import WEIGHTS, Batches
 from experiments.models.pure import Variables
 from experiments.models.zoo import title
-from experiments.options import DataDir
-from experiments.output import RESULTS
+from experiments.results import terminal
+from experiments.results.output import RESULTS
+from experiments.shell import cli, files, progress
+from experiments.training.harness import job
 from ksam_jax import sharpness
 
 PROG = "python -m experiments.alignment"

@@ -29,12 +29,13 @@ from jaxtyping import Array, Float, PyTree
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import cli, data, files, progress
 from experiments.configs.compare import CIFAR10
-from experiments.data import Dataset, Examples
+from experiments.configs.options import DataDir
+from experiments.data import datasets
+from experiments.data.datasets import Dataset, Examples
 from experiments.models import ResNet
-from experiments.options import DataDir
-from experiments.training import batch_rows
+from experiments.shell import cli, files, progress
+from experiments.training.replicas import batch_rows
 
 PROG = "python -m experiments.batchnorm"
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and returns the exit status."""
     config = cli.parse(Config, argv, PROG, __doc__ or "")
     cli.at_least("seeds", config.seeds, 2)
-    dataset = data.load("cifar10", config.data_dir)
+    dataset = datasets.load("cifar10", config.data_dir)
     folder = cli.writable(config.out / "batchnorm")
     rows = measured(dataset, SETUP, config.seeds, progress.console())
     content = _about(config, dataset, SETUP) | {

@@ -28,14 +28,14 @@ import jax
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import cli, files, progress
-from experiments.benchmarking import plots, record, report
-from experiments.benchmarking.contenders import CONTENDERS, KEEPS
-from experiments.benchmarking.measurement import measure
-from experiments.benchmarking.plan import plan
-from experiments.benchmarking.programs import Model
-from experiments.benchmarking.task import make_task
 from experiments.configs.benchmark import CPU, Workload, workloads
+from experiments.costs.benchmark import plots, record, report
+from experiments.costs.benchmark.contenders import CONTENDERS, KEEPS
+from experiments.costs.benchmark.measurement import measure
+from experiments.costs.benchmark.plan import plan
+from experiments.costs.benchmark.programs import Model
+from experiments.costs.benchmark.task import make_task
+from experiments.shell import cli, files, progress
 
 PROG = "python -m experiments.benchmark"
 DTYPES = ("float32", "bfloat16")

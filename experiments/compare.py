@@ -25,20 +25,24 @@ from typing import Annotated, Any, Literal
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import choices, cli, cost, data, files, output, progress, results
+from experiments.configs import choices
 from experiments.configs.compare import PROTOCOLS, Protocol
-from experiments.flatness import slices
-from experiments.methods import DEFAULT
-from experiments.options import (
+from experiments.configs.options import (
     DataDir,
     DatasetName,
     LabelNoise,
     MethodNames,
     chosen_methods,
 )
-from experiments.output import PICTURE, RESULTS, SLICE
-from experiments.splits import draw_test
-from experiments.study import Study, one_batch, prepare, steps, train_all
+from experiments.costs import cost
+from experiments.data import datasets
+from experiments.flatness import slices
+from experiments.methods import DEFAULT
+from experiments.results import output, records
+from experiments.results.output import PICTURE, RESULTS, SLICE
+from experiments.shell import cli, files, progress
+from experiments.training.splits import draw_test
+from experiments.training.study import Study, one_batch, prepare, steps, train_all
 
 PROG = "python -m experiments.compare"
 
@@ -161,7 +165,7 @@ def prepared(
     Raises:
       UsageError: if data or hyperparameters are missing, or the folder can't be written to.
     """
-    dataset = data.load(protocol.dataset, options.data_dir)
+    dataset = datasets.load(protocol.dataset, options.data_dir)
     folder = cli.writable(options.out / options.dataset)
     noise = options.label_noise
     chosen = choices.best_available(options.dataset, noise, options.chosen)
@@ -181,11 +185,11 @@ def compare(
     for note in about["notes"]:
         console.print(note, style="yellow")
 
-    def content(runs: results.Runs, complete: bool) -> dict[str, Any]:
+    def content(runs: records.Runs, complete: bool) -> dict[str, Any]:
         seconds = {"seconds": round(time.monotonic() - started, 1)}
-        return {"complete": complete} | about | seconds | results.summarised(runs)
+        return {"complete": complete} | about | seconds | records.summarised(runs)
 
-    def save(runs: results.Runs) -> None:
+    def save(runs: records.Runs) -> None:
         output.keep(folder, content(runs, complete=False))
 
     extra = slices.extra(study)
@@ -194,7 +198,7 @@ def compare(
     values = {name: study.choices.choice(name, 0).values for name in {"sgd", *methods}}
     compiled = steps(study.model, study.protocol, one_batch(study), values)
     costs = cost.measure(compiled)
-    return results.with_costs(content(runs, complete=True), costs)
+    return records.with_costs(content(runs, complete=True), costs)
 
 
 def described(

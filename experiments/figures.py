@@ -12,9 +12,9 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from experiments import cli
 from experiments.pages.block import read
 from experiments.pages.blocks import BLOCKS
+from experiments.shell import cli
 
 PROG = "python -m experiments.figures"
 

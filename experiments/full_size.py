@@ -30,17 +30,21 @@ from jaxtyping import PyTree
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import cli, files, imagenet, large, progress, sharded, terminal
-from experiments.augment import Normalization
-from experiments.configs import rows, titles
+from experiments.configs import rows
 from experiments.configs.experiment import Experiment
-from experiments.harness import programs
-from experiments.harness.programs import Kind, Programs
+from experiments.data import imagenet, titles
+from experiments.data.augment import Normalization
+from experiments.data.pipeline import Rows
+from experiments.data.tokens import Tokens
 from experiments.methods import METHODS
 from experiments.models import zoo
-from experiments.pipeline import Rows
-from experiments.step import TrainState
-from experiments.text import Tokens
+from experiments.pages import large
+from experiments.processes import sharded
+from experiments.results import terminal
+from experiments.shell import cli, files, progress
+from experiments.training.harness import programs
+from experiments.training.harness.programs import Kind, Programs
+from experiments.training.step import TrainState
 
 PROG = "python -m experiments.full_size"
 CONFIGS = (

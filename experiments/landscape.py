@@ -27,15 +27,15 @@ import jax
 from rich.console import Console
 from tyro.conf import UseAppendAction, arg
 
-from experiments import cli, files, progress
-from experiments.harness import folder
-from experiments.landscapes import measured, pictures, solutions
-from experiments.landscapes.measured import Look
-from experiments.landscapes.pictures import PICTURES
-from experiments.landscapes.solutions import Solution
+from experiments.configs.options import DataDir
+from experiments.flatness.landscapes import measured, pictures, solutions
+from experiments.flatness.landscapes.measured import Look
+from experiments.flatness.landscapes.pictures import PICTURES
+from experiments.flatness.landscapes.solutions import Solution
 from experiments.models.zoo import title as title_of
-from experiments.options import DataDir
-from experiments.progress import Display
+from experiments.shell import cli, files, progress
+from experiments.shell.progress import Display
+from experiments.training.harness import folder
 
 PROG = "python -m experiments.landscape"
 NUMBERS = "landscape.json"

@@ -26,12 +26,12 @@ import jax
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import cli, files, progress
-from experiments.benchmarking.plan import Case
-from experiments.benchmarking.programs import Model, or_too_large
-from experiments.benchmarking.task import make_task
 from experiments.configs.benchmark import CPU, workloads
-from experiments.timing import Burst
+from experiments.costs.benchmark.plan import Case
+from experiments.costs.benchmark.programs import Model, or_too_large
+from experiments.costs.benchmark.task import make_task
+from experiments.costs.timing import Burst
+from experiments.shell import cli, files, progress
 
 PROG = "python -m experiments.largest_batch"
 TRIED = {

@@ -25,15 +25,16 @@ from typing import Annotated, Any
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import cli, files, output, progress, terminal
 from experiments.configs import tables
 from experiments.configs.experiment import Experiment, Row
+from experiments.configs.options import DataDir
 from experiments.configs.rows import ROWS
-from experiments.harness import folder, job
-from experiments.harness.grid import Jobs
-from experiments.options import DataDir
 from experiments.racing import entries, page
 from experiments.racing.laps import Lap, race
+from experiments.results import output, terminal
+from experiments.shell import cli, files, progress
+from experiments.training.harness import folder, job
+from experiments.training.harness.grid import Jobs
 
 PROG = "python -m experiments.race"
 RESULT = "race.json"

@@ -24,18 +24,20 @@ import jax
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import cli, distributed, listing, markdown, output, progress, results
-from experiments.cli import RunError, UsageError
 from experiments.configs import tables
 from experiments.configs.experiment import Row
+from experiments.configs.options import DataDir
 from experiments.configs.rows import ROWS
 from experiments.configs.tables import TABLES, Table
-from experiments.harness import costs, folder, grid, job, tabulated
-from experiments.harness.grid import Cell, Jobs, Outcome
-from experiments.harness.stopping import stoppable
 from experiments.models import zoo
-from experiments.options import DataDir
-from experiments.watch import Alone, Watch
+from experiments.processes import distributed
+from experiments.processes.stopping import stoppable
+from experiments.processes.watch import Alone, Watch
+from experiments.results import listing, markdown, output, records
+from experiments.shell import cli, progress
+from experiments.shell.cli import RunError, UsageError
+from experiments.training.harness import costs, folder, grid, job, tabulated
+from experiments.training.harness.grid import Cell, Jobs, Outcome
 
 PROG = "python -m experiments.reproduce"
 PAGE = "table.md"
@@ -171,7 +173,7 @@ def _reproduce(
         one_each = list({cell.row: cell for cell in reversed(cells)}.values())
         measured = costs.of_methods(one_each, jobs, where / costs.COST)
         if console:
-            finished = results.with_costs(content(outcomes, complete=True), measured)
+            finished = records.with_costs(content(outcomes, complete=True), measured)
             _finish(table, where, finished, console)
 
 

@@ -20,12 +20,12 @@ from typing import Annotated, Any
 import jax
 from tyro.conf import arg
 
-from experiments import cli, files, progress
-from experiments.benchmarking.contenders import DEFAULT_KEEP
-from experiments.benchmarking.task import make_task
 from experiments.configs.benchmark import CPU
-from experiments.devices import pod, spread
-from experiments.devices.counts import count
+from experiments.costs.benchmark.contenders import DEFAULT_KEEP
+from experiments.costs.benchmark.task import make_task
+from experiments.costs.devices import pod, spread
+from experiments.costs.devices.counts import count
+from experiments.shell import cli, files, progress
 
 PROG = "python -m experiments.scaling"
 MODELS = tuple(name for name, workload in CPU.items() if name != "resnet18")

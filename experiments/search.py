@@ -28,13 +28,9 @@ import numpy as np
 from jaxtyping import Float, PyTree
 from tyro.conf import arg
 
-from experiments import choices, cli, data, progress
+from experiments.configs import choices
 from experiments.configs.compare import PROTOCOLS, Protocol
-from experiments.configs.spaces import Interval, space
-from experiments.evaluation import Evaluator, evaluator
-from experiments.methods import DEFAULT, METHODS
-from experiments.models import pure
-from experiments.options import (
+from experiments.configs.options import (
     BEFORE_SGD,
     DataDir,
     DatasetName,
@@ -42,8 +38,14 @@ from experiments.options import (
     MethodNames,
     chosen_methods,
 )
-from experiments.splits import TrainingSplit, training_split
-from experiments.training import Run, Trainer, train, trainer
+from experiments.configs.spaces import Interval, space
+from experiments.data import datasets
+from experiments.methods import DEFAULT, METHODS
+from experiments.models import pure
+from experiments.shell import cli, progress
+from experiments.training.evaluation import Evaluator, evaluator
+from experiments.training.replicas import Run, Trainer, train, trainer
+from experiments.training.splits import TrainingSplit, training_split
 
 FIRST_SEED = 1000
 
@@ -107,7 +109,7 @@ def best(
       split: training and validation examples.
       values: hyperparameters of the trials.
       seeds: how many seeds each trial is trained with.
-      on_epoch: see `experiments.training.train`.
+      on_epoch: see `experiments.training.replicas.train`.
     """
     count = len(next(iter(values.values())))
     runs = Run(
@@ -196,7 +198,7 @@ def search_missing(config: Config, protocol: Protocol, found: choices.Choices) -
         for name in METHODS
         if name in config.methods and not found.has(name, split)
     ]
-    dataset = data.load(protocol.dataset, config.data_dir)
+    dataset = datasets.load(protocol.dataset, config.data_dir)
     model = pure(protocol.build(dataset.shape, dataset.classes), protocol.keep)
     measures = evaluator(model, protocol)
     trainers = {name: trainer(METHODS[name], model, protocol) for name in config.methods}

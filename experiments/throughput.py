@@ -23,12 +23,15 @@ import jax.numpy as jnp
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import cli, files, progress, sharded, terminal, timing
 from experiments.configs import rows
 from experiments.configs.experiment import Row
-from experiments.harness import job
-from experiments.harness.job import Job
-from experiments.options import DataDir
+from experiments.configs.options import DataDir
+from experiments.costs import timing
+from experiments.processes import sharded
+from experiments.results import terminal
+from experiments.shell import cli, files, progress
+from experiments.training.harness import job
+from experiments.training.harness.job import Job
 
 PROG = "python -m experiments.throughput"
 # Of each dataset the method whose step takes least, and SGD.

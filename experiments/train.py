@@ -20,14 +20,16 @@ from typing import Annotated
 import jax
 from tyro.conf import arg
 
-from experiments import cli, distributed, listing, progress, sharded
 from experiments.configs import rows
 from experiments.configs.experiment import Experiment, Row
-from experiments.harness import job, run
-from experiments.harness.loop import Pace
-from experiments.harness.stopping import stoppable
-from experiments.options import DataDir
-from experiments.watch import Alone, Watch
+from experiments.configs.options import DataDir
+from experiments.processes import distributed, sharded
+from experiments.processes.stopping import stoppable
+from experiments.processes.watch import Alone, Watch
+from experiments.results import listing
+from experiments.shell import cli, progress
+from experiments.training.harness import job, run
+from experiments.training.harness.loop import Pace
 
 PROG = "python -m experiments.train"
 FOR_HELP = "digits_k_sam"

@@ -19,15 +19,17 @@ import jax
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments import cli, distributed, files, progress, terminal
-from experiments.cli import RunError, UsageError
 from experiments.configs import rows
 from experiments.configs.experiment import Experiment, Row
-from experiments.harness import folder, grid, job
-from experiments.harness.grid import Cell, Jobs, Outcome
-from experiments.harness.stopping import stoppable
-from experiments.options import DataDir
-from experiments.watch import Alone, Watch
+from experiments.configs.options import DataDir
+from experiments.processes import distributed
+from experiments.processes.stopping import stoppable
+from experiments.processes.watch import Alone, Watch
+from experiments.results import terminal
+from experiments.shell import cli, files, progress
+from experiments.shell.cli import RunError, UsageError
+from experiments.training.harness import folder, grid, job
+from experiments.training.harness.grid import Cell, Jobs, Outcome
 
 PROG = "python -m experiments.tune"
 # Where and how, which doesn't change the result.

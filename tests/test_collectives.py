@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from problems import QUICK, on_one_worker
 
 import ksam_jax
-from experiments.devices.collectives import Collective, collectives, in_hlo
+from experiments.costs.devices.collectives import Collective, collectives, in_hlo
 
 DEVICES, EACH, TOKENS, WIDTH = 8, 32, 16, 16
 N = DEVICES * EACH

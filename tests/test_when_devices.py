@@ -33,7 +33,7 @@ from turns import (
 )
 
 import ksam_jax
-from experiments.devices.collectives import Collective, in_hlo
+from experiments.costs.devices.collectives import Collective, in_hlo
 
 DEVICES, EACH, STEPS = 8, 3, 5
 BOUNDARY = 2

@@ -13,10 +13,10 @@ where the authors give none, the rule that ours follow.
 
 from dataclasses import dataclass, replace
 
-from experiments.augment import CROP_AND_FLIP
 from experiments.configs.cifar_methods import OWN
 from experiments.configs.experiment import Experiment, Row
 from experiments.configs.published import PUBLISHED
+from experiments.data.augment import CROP_AND_FLIP
 
 DATASETS = ("cifar10", "cifar100")
 

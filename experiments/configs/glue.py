@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from experiments import glue
 from experiments.configs.experiment import Experiment, Row
 from experiments.configs.large_methods import METHODS
+from experiments.data import glue
 
 ADAMW = Experiment(
     dataset="glue/sst2",

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from experiments.augment import Augmentation
 from experiments.configs.experiment import Experiment, Published, Row
 from experiments.configs.large_methods import METHODS
+from experiments.data.augment import Augmentation
 
 # The random part of the image is drawn while it is decoded.
 FLIP = Augmentation(flip=True)

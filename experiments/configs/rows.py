@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-from experiments.cli import UsageError
 from experiments.configs.cifar import CIFAR
 from experiments.configs.digits import DIGITS
 from experiments.configs.experiment import Row
@@ -13,6 +12,7 @@ from experiments.configs.imagenet import IMAGENET
 from experiments.configs.mnist import MNIST
 from experiments.configs.small import SMALL
 from experiments.configs.text import SST2
+from experiments.shell.cli import UsageError
 
 
 def by_name(rows: Iterable[Row]) -> dict[str, Row]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.choices import FOLDER, path_of, read
+from experiments.configs.choices import FOLDER, path_of, read
 from experiments.configs.experiment import Experiment, Row
 from experiments.methods import DEFAULT
 

@@ -5,9 +5,9 @@ A ResNet-8 on CIFAR, a small CNN on all of Fashion-MNIST.
 
 from dataclasses import replace
 
-from experiments.augment import CROP_AND_FLIP, NOTHING
 from experiments.configs.cifar_methods import USUAL
 from experiments.configs.experiment import Experiment, Row
+from experiments.data.augment import CROP_AND_FLIP, NOTHING
 
 SGD = Experiment(
     dataset="cifar10",

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from experiments.cli import one_of
-from experiments.configs import titles
 from experiments.configs.experiment import Row
 from experiments.configs.rows import ROWS
+from experiments.data import titles
 from experiments.models import zoo
+from experiments.shell.cli import one_of
 
 # Three as in most papers; the quick ones can have more, and one shows that a path works.
 SEEDS = 3

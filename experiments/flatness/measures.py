@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
-from experiments.evaluation import RADIUS, losses_of
 from experiments.flatness.solutions import BATCH, Losses, in_batches, replica
-from experiments.study import Extra, Study, Trained
+from experiments.training.evaluation import RADIUS, losses_of
+from experiments.training.study import Extra, Study, Trained
 from ksam_jax import sharpness
 
 # Known already, and held against the accuracy as the measures are.
@@ -118,7 +118,7 @@ def described() -> dict[str, Any]:
 
 
 def extra(study: Study) -> Extra:
-    """All measures, for `experiments.study`: of each a value per replica."""
+    """All measures, for `experiments.training.study`: of each a value per replica."""
     losses = losses_of(study.model)
     batches = math.ceil(study.protocol.train / BATCH)
     return Extra(

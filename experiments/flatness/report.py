@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import report
+from experiments.results import report
 
 Content = Mapping[str, Any]
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from experiments import plots, report
-from experiments.data import Examples
-from experiments.evaluation import losses_of
+from experiments.data.datasets import Examples
 from experiments.flatness.solutions import Losses, in_batches, replica
 from experiments.methods import METHODS
-from experiments.study import Extra, Study, Trained
+from experiments.results import plots, report
+from experiments.training.evaluation import losses_of
+from experiments.training.study import Extra, Study, Trained
 from ksam_jax import sharpness
 
 Content = Mapping[str, Any]
@@ -26,7 +26,7 @@ AT = np.linspace(-1, 1, 21)
 
 
 def extra(study: Study) -> Extra:
-    """The slices through the replicas of the first split, for `experiments.study`."""
+    """Slices through the first split's replicas, for `experiments.training.study`."""
     losses = losses_of(study.model)
 
     def measure(trained: Trained, advance: Callable[[int], None]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from experiments.data import Examples
-from experiments.evaluation import chunks
+from experiments.data.datasets import Examples
+from experiments.training.evaluation import chunks
 
 # So many examples at once: about as many as in a step of the training, and whole groups
 # of 16 for m-sharpness. Larger batches are slower on a CPU, whose caches they do not fit.

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments import results
 from experiments.flatness.measures import LOSS, MEASURES
-from experiments.intervals import spread_over_seeds
-from experiments.scores import spearman
+from experiments.judging.scores import spearman
+from experiments.results import records
+from experiments.results.intervals import spread_over_seeds
 
 
-def content(runs: results.Runs) -> dict[str, Any]:
+def content(runs: records.Runs) -> dict[str, Any]:
     """Each method's summary and runs, and the correlations over all replicas.
 
     Args:
-      runs: of each method a list of one entry, as `experiments.study` makes it, with the
-        values of each measure under "measures".
+      runs: of each method a list of one entry, as `experiments.training.study` makes it,
+        with the values of each measure under "measures".
     """
-    methods = results.summarised(runs)["methods"]
+    methods = records.summarised(runs)["methods"]
     return {
         "methods": {
             name: entry | {"summary": entry["summary"] | _summary(entry["runs"][0])}

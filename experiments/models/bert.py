@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from experiments.data.tokens import PAD, Tokens
 from experiments.models.activations import ACTIVATIONS
 from experiments.models.encoder import attention_weights, dropped
-from experiments.text import PAD, Tokens
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
-from experiments.cli import UsageError
+from experiments.data.tokens import PAD
 from experiments.models.bert import BertConfig
-from experiments.text import PAD
+from experiments.shell.cli import UsageError
 
 CONFIG = "config.json"
 VOCABULARY = "vocab.txt"

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, PyTree
 
 import ksam_jax
-from experiments.objectives import CLASSES, Objective
+from experiments.judging.objectives import CLASSES, Objective
 
 
 class Variables(NamedTuple):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from experiments.data.tokens import PAD, Tokens
 from experiments.models.encoder import Encoder, dropped
-from experiments.text import PAD, Tokens
 
 
 class TextTransformer(nnx.Module):

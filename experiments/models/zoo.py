@@ -9,12 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.cli import UsageError, one_of
 from experiments.models import CNN, MLP, VGG, PyramidNet, ResNet, ViT, WideResNet
 from experiments.models.bert import BertClassifier, BertConfig
 from experiments.models.bottleneck import BottleneckResNet
 from experiments.models.huggingface import read_config
 from experiments.models.text import TextTransformer
+from experiments.shell.cli import UsageError, one_of
 
 NORMS = ("batch", "group")
 # None leaves images and parameters as they are: float32.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
+from experiments.shell import cli
 
 Content = Mapping[str, Any]
 

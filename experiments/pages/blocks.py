@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from experiments import large, markdown
 from experiments.configs.benchmark import CPU
-from experiments.devices import page as devices
-from experiments.pages import decision, renders
+from experiments.pages import decision, devices, large, renders
 from experiments.pages.block import Block
 from experiments.racing import page as racing
+from experiments.results import markdown
 
 DOCS = Path("docs")
 REFERENCE = Path("results/reference")

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from experiments import results
-from experiments.benchmarking import page, report
-from experiments.markdown import table
+from experiments.costs.benchmark import report
+from experiments.pages import benchmarks
 from experiments.pages.block import Content
-from experiments.report import made_on
+from experiments.results import records
+from experiments.results.markdown import table
+from experiments.results.report import made_on
 
 # Name in the results -> what a user types, and the examples it uses. The second line of
 # K-SAM is the first's method with another share.
@@ -47,7 +48,7 @@ def choose(*contents: Content, folder: str) -> str:
         "method",
         "climbs on",
         "descends on",
-        *(f"time: {page.short(content)}" for content in costs),
+        *(f"time: {benchmarks.short(content)}" for content in costs),
         *(f"points: {content['dataset']['title']}" for content in gains),
     )
     rows = [
@@ -62,7 +63,7 @@ def _time(content: Content, name: str) -> str:
         (group,) = report.groups(content, "methods")
         case = next(c for c in report.swept_cases(group)["k_sam"] if c["share"] == 0.5)
     else:
-        case = page.by_method(content)[name]
+        case = benchmarks.by_method(content)[name]
     return f"{case['time_vs_sgd']['median']:.2f}"
 
 
@@ -74,7 +75,7 @@ def _gain(content: Content, name: str) -> str:
 
 def _difference(content: Content, name: str) -> Content:
     runs = {key: entry["runs"] for key, entry in content["methods"].items()}
-    return results.difference(runs[name], runs["sgd"])
+    return records.difference(runs[name], runs["sgd"])
 
 
 def _note(costs: Sequence[Content], gains: Sequence[Content]) -> str:

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from experiments import alignment, markdown, noise, throughput
-from experiments.benchmarking import page
-from experiments.benchmarking.report import NOTES
-from experiments.devices import page as devices
+from experiments import alignment, throughput
+from experiments.costs.benchmark.report import NOTES
 from experiments.flatness import report as flatness
-from experiments.markdown import how, table
+from experiments.pages import benchmarks, devices
 from experiments.pages.block import Content
-from experiments.report import title
+from experiments.results import markdown, noise
+from experiments.results.markdown import how, table
+from experiments.results.report import title
 
 # Columns of the table about BatchNorm: name in the results -> header, format.
 BATCHNORM = {
@@ -31,7 +31,8 @@ def reproduced(content: Content, folder: str) -> str:
 def pipeline(content: Content, folder: str) -> str:
     """The input pipeline's speed beside the training step's."""
     del folder
-    return f"{table(throughput.HEADERS, throughput.table(content))}\n\n{page.how(content)}"
+    speeds = table(throughput.HEADERS, throughput.table(content))
+    return f"{speeds}\n\n{benchmarks.how(content)}"
 
 
 def mislabelled(*contents: Content, folder: str) -> str:
@@ -51,12 +52,12 @@ def mislabelled(*contents: Content, folder: str) -> str:
 def benchmark(*contents: Content, folder: str) -> str:
     """What a step of each method costs on each model."""
     parts = [
-        table(*page.overview(contents)),
+        table(*benchmarks.overview(contents)),
         f"![Time against the share k]({folder}/ratio_against_k.png)",
         f"![Temporary memory against the batch size]({folder}/memory.png)",
         " ".join(f"{note[0].upper()}{note[1:]}" for note in NOTES),
-        page.how(contents[0]),
-        *(page.details(content) for content in contents),
+        benchmarks.how(contents[0]),
+        *(benchmarks.details(content) for content in contents),
     ]
     return "\n\n".join(parts)
 
@@ -68,7 +69,7 @@ def largest_batch(content: Content, folder: str) -> str:
     limit = content["limit_mib"]
     memory = f"{limit:,} MiB for a step" if limit else "the device's memory"
     header = f"{content['model']}, {memory}"
-    return f"{table((header, 'largest batch'), rows)}\n\n{page.how(content)}"
+    return f"{table((header, 'largest batch'), rows)}\n\n{benchmarks.how(content)}"
 
 
 def batchnorm(content: Content, folder: str) -> str:
@@ -82,7 +83,9 @@ def batchnorm(content: Content, folder: str) -> str:
         for row in content["rows"]
     ]
     headers = ("steps of SGD", *(header for header, _ in BATCHNORM.values()))
-    return "\n\n".join((table(headers, rows), _batchnorm_note(content), page.how(content)))
+    return "\n\n".join(
+        (table(headers, rows), _batchnorm_note(content), benchmarks.how(content))
+    )
 
 
 def sent(content: Content, folder: str) -> str:

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import NamedTuple
 
-from experiments import methods
-from experiments.cli import UsageError, one_of
 from experiments.configs.experiment import OWN, Experiment
 from experiments.methods import METHODS
+from experiments.methods.colours import BLACK
+from experiments.shell.cli import UsageError, one_of
 
 
 class Cut(NamedTuple):
@@ -73,5 +73,5 @@ def _cut(name: str, base: Experiment) -> Experiment:
 def mark(name: str, baseline: str) -> tuple[str, str]:
     """Its colour and marker in pictures."""
     if name in CUTS:
-        return methods.BLACK, "^v<"[list(CUTS).index(name)]
+        return BLACK, "^v<"[list(CUTS).index(name)]
     return METHODS[name].colour, METHODS[name].marker

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import sharded
-from experiments.harness import judging
-from experiments.harness.job import Job
-from experiments.pipeline import Batches
-from experiments.step import Note, TrainState
+from experiments.data.pipeline import Batches
+from experiments.processes import sharded
+from experiments.training.harness import judging
+from experiments.training.harness.job import Job
+from experiments.training.step import Note, TrainState
 
 
 class Lap(NamedTuple):

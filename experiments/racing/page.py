@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.markdown import table
-from experiments.plots import races
-from experiments.plots.lines import Curve
 from experiments.racing import entries, summary
 from experiments.racing.laps import Lap
 from experiments.racing.summary import Summary
+from experiments.results.markdown import table
+from experiments.results.plots import races
+from experiments.results.plots.lines import Curve
 
 Content = Mapping[str, Any]
 

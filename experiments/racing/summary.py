@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.intervals import Estimate, estimate
 from experiments.racing.laps import Lap
+from experiments.results.intervals import Estimate, estimate
 
 # By method: the laps of each seed, all of the same steps.
 Races = Mapping[str, Sequence[Sequence[Lap]]]

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, train, watch
-from experiments.augment import Augmentation
+from experiments import train
 from experiments.configs import rows
-from experiments.harness import curves, job
-from experiments.harness.checkpoints import Checkpoints
+from experiments.data.augment import Augmentation
+from experiments.processes import watch
+from experiments.shell import cli
+from experiments.training.harness import curves, job
+from experiments.training.harness.checkpoints import Checkpoints
 
 # A method with random numbers in its state; all runs compile the same.
 NAME, EPOCHS, STEPS = "digits_esam", 6, 18

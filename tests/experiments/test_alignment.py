@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from experiments import alignment, cli
+from experiments import alignment
 from experiments.configs import rows
-from experiments.harness import job
+from experiments.shell import cli
+from experiments.training.harness import job
 
 
 def test_the_table_has_two_rows_for_a_config():

@@ -11,16 +11,18 @@ import jax
 import pytest
 from problems import QUICK, slow_but
 
-from experiments import benchmark, cli
-from experiments.benchmarking import measurement, page, plan, programs, report
-from experiments.benchmarking.contenders import CONTENDERS, DEFAULT_KEEP
-from experiments.benchmarking.plan import Case
-from experiments.benchmarking.programs import Model, Program, or_too_large
-from experiments.benchmarking.steps import Carry, Training
-from experiments.benchmarking.task import make_task, random_batch
+from experiments import benchmark
 from experiments.configs.benchmark import ACCELERATOR, CPU
+from experiments.costs.benchmark import measurement, plan, programs, report
+from experiments.costs.benchmark.contenders import CONTENDERS, DEFAULT_KEEP
+from experiments.costs.benchmark.plan import Case
+from experiments.costs.benchmark.programs import Model, Program, or_too_large
+from experiments.costs.benchmark.steps import Carry, Training
+from experiments.costs.benchmark.task import make_task, random_batch
+from experiments.costs.timing import interleaved, median_and_quartiles, ratio
 from experiments.models import MLP, ResNet, ViT
-from experiments.timing import interleaved, median_and_quartiles, ratio
+from experiments.pages import benchmarks
+from experiments.shell import cli
 
 TINY = replace(CPU["mlp"], model=partial(MLP, widths=(64,)), shape=(8, 8, 1), batch_size=32)
 BATCH_NORM = replace(
@@ -129,15 +131,15 @@ def test_the_page_shows_the_figures_of_the_results(content):
     (methods,) = (group for group in content["groups"] if group["name"] == "methods")
     (case,) = report.default_cases(methods)[1:]
     figures = f"{case['time_vs_sgd']['median']:.2f} ({case['operations_vs_sgd']:.2f})"
-    headers, rows = page.overview([content, content])
+    headers, rows = benchmarks.overview([content, content])
     assert content["workload"]["title"] == "MLP 784-512-512-10"
     assert headers == ("time / SGD (operations / SGD)", "MLP", "MLP")
     assert rows == [("SGD", *["1.00 (1.00)"] * 2), ("K-SAM, k = 1/4", *[figures] * 2)]
-    text = page.details(content)
+    text = benchmarks.details(content)
     assert "batch 32, float32\n\nMethods:\n\n| method | share | ms | time / SGD |" in text
     assert "| predicted | oper. / SGD |" in text
     assert "What to keep of the forward pass:" in text
-    assert content["command"] in page.how(content)
+    assert content["command"] in benchmarks.how(content)
 
 
 @one_process

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hand_chosen import write_choices
 
-from experiments import cli, compare, plots
+from experiments import compare
 from experiments.flatness import slices
-from experiments.intervals import estimate
-from experiments.output import PARTIAL, PICTURE, RESULTS, SLICE
+from experiments.results import plots
+from experiments.results.intervals import estimate
+from experiments.results.output import PARTIAL, PICTURE, RESULTS, SLICE
+from experiments.shell import cli
 
 pytestmark = pytest.mark.xdist_group("compare")
 

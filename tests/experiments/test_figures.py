@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, figures, results
-from experiments.markdown import comparison
+from experiments import figures
 from experiments.pages.block import Block
 from experiments.pages.renders import mislabelled
+from experiments.results import records
+from experiments.results.markdown import comparison
+from experiments.shell import cli
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 TEXT = f"# Title\n\nbefore\n\n{BEGIN}\nold figures\n{END}\n\nafter\n"
@@ -34,7 +36,7 @@ def project(tmp_path, monkeypatch):
         "sgd": entries([0.9, 0.91], [0.92, 0.93]),
         "k_sam": entries([0.95, 0.95], [0.96, 0.94]),
     }
-    content = results.summarised(runs) | {
+    content = records.summarised(runs) | {
         "complete": True,
         "command": "python -m experiments.compare --splits 2",
         "date": "2030-01-02",

@@ -8,10 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, full_size, large, sharded
+from experiments import full_size
 from experiments.configs import rows
-from experiments.harness import programs
+from experiments.pages import large
 from experiments.pages.block import Block
+from experiments.processes import sharded
+from experiments.shell import cli
+from experiments.training.harness import programs
 
 pytestmark = pytest.mark.xdist_group("full_size")
 

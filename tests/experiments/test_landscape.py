@@ -15,16 +15,19 @@ import numpy as np
 import pytest
 import runs
 
-from experiments import cli, data, landscape, memory, plots
+from experiments import landscape
 from experiments.configs import rows
-from experiments.data import Examples
-from experiments.harness import folder, job
-from experiments.harness.checkpoints import Checkpoints
-from experiments.harness.loop import Loop, Pace
-from experiments.landscapes import measured, pictures, solutions
-from experiments.landscapes.measured import Look
-from experiments.landscapes.solutions import Batches, Solution
+from experiments.data import datasets, memory
+from experiments.data.datasets import Examples
+from experiments.flatness.landscapes import measured, pictures, solutions
+from experiments.flatness.landscapes.measured import Look
+from experiments.flatness.landscapes.solutions import Batches, Solution
 from experiments.models.pure import Variables
+from experiments.results import plots
+from experiments.shell import cli
+from experiments.training.harness import folder, job
+from experiments.training.harness.checkpoints import Checkpoints
+from experiments.training.harness.loop import Loop, Pace
 
 # All tests of folders read the same two.
 pytestmark = pytest.mark.xdist_group("landscape")
@@ -213,7 +216,7 @@ def look(count, size, points=3, radius=1.0):
     """At examples 0, 1, 2, ..."""
     numbers = np.arange(count)
     images = np.zeros((count, 1, 1, 1), np.uint8)
-    whole = data.load("digits")
+    whole = datasets.load("digits")
     dataset = memory.resident(whole, Examples(images, numbers.astype(np.int32)))
     return Look(points, radius, Batches(dataset, size))
 

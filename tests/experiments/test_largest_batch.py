@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from experiments import cli, largest_batch
+from experiments import largest_batch
+from experiments.shell import cli
 
 
 def run(*options):

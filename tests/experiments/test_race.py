@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import cli, output, plots, race
+from experiments import race
 from experiments.configs.rows import ROWS
-from experiments.plots import lines
 from experiments.racing import entries, laps, page, summary
 from experiments.racing.laps import Lap
+from experiments.results import output, plots
+from experiments.results.plots import lines
+from experiments.shell import cli
 
 # All tests read what one race has left, so they belong into one process.
 pytestmark = pytest.mark.xdist_group("race")

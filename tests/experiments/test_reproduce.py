@@ -6,17 +6,20 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import cli, cost, plots, report, reproduce, results
-from experiments.cli import RunError
+from experiments import reproduce
 from experiments.configs.rows import ROWS
 from experiments.configs.tables import TABLES
-from experiments.cost import Cost
-from experiments.harness import costs, grid, tabulated
-from experiments.harness.grid import FAILED, Outcome
-from experiments.harness.loop import Loop
-from experiments.harness.stopping import StoppedError
+from experiments.costs import cost
+from experiments.costs.cost import Cost
 from experiments.pages import renders
-from experiments.plots import comparison
+from experiments.processes.stopping import StoppedError
+from experiments.results import plots, records, report
+from experiments.results.plots import comparison
+from experiments.shell import cli
+from experiments.shell.cli import RunError
+from experiments.training.harness import costs, grid, tabulated
+from experiments.training.harness.grid import FAILED, Outcome
+from experiments.training.harness.loop import Loop
 
 # All tests read what one grid has left, so they belong into one process.
 pytestmark = pytest.mark.xdist_group("reproduce")
@@ -295,7 +298,7 @@ def of_cifar(epochs, source="TFDS"):
     content = tabulated.content(table, outcomes) | {"command": "", "complete": True}
     names = content["methods"]
     costs = {name: Cost(2.0, 1.0 + (name != "sgd"), 1.0, (1.0, 1.0, 1.0)) for name in names}
-    return results.with_costs(content, costs)
+    return records.with_costs(content, costs)
 
 
 def finished(experiment, accuracy, source):

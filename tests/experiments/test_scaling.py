@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from experiments import cli, scaling
-from experiments.devices import formulas, page, pod, spread
-from experiments.devices.formulas import Cluster, Model, Traffic, Work
+from experiments import scaling
+from experiments.costs.devices import formulas, pod, spread
+from experiments.costs.devices.formulas import Cluster, Model, Traffic, Work
+from experiments.pages import devices
+from experiments.shell import cli
 
 REFERENCE = Path("results/reference/scaling/scaling.json")
 CLUSTER = Cluster("two chips", 100.0, 0.5, 10.0, 0.25, is_torus=False)
@@ -100,12 +102,12 @@ def test_sharded_weights_were_counted_to_take_less_memory(committed):
 
 
 def test_the_page_shows_every_method(committed):
-    headers, rows = page.sent(committed)
+    headers, rows = devices.sent(committed)
     assert [r[0] for r in rows] == [m.label for m in spread.METHODS.values()]
     assert all(len(r) == len(headers) for r in rows)
-    headers, rows = page.kept(committed)
+    headers, rows = devices.kept(committed)
     assert all(len(r) == len(headers) for r in rows)
-    assert "K-SAM" in page.computed(committed, "folder")
+    assert "K-SAM" in devices.computed(committed, "folder")
 
 
 def test_the_committed_model_is_what_the_formulas_say(committed):

@@ -7,14 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, data, search, splits
-from experiments.choices import read
+from experiments import search
 from experiments.configs import compare
+from experiments.configs.choices import read
+from experiments.configs.options import BEFORE_SGD
 from experiments.configs.spaces import Interval, space
-from experiments.data import Examples
-from experiments.evaluation import Evaluator
-from experiments.options import BEFORE_SGD
-from experiments.splits import TrainingSplit, draw_test
+from experiments.data import datasets
+from experiments.data.datasets import Examples
+from experiments.shell import cli
+from experiments.training import splits
+from experiments.training.evaluation import Evaluator
+from experiments.training.splits import TrainingSplit, draw_test
 
 RATE = Interval(0.01, 1.0)
 
@@ -112,7 +115,7 @@ def test_test_examples_are_never_loaded(tmp_path, monkeypatch, quick, digits, pr
         raise AssertionError("the search asked for the official test set")
 
     watched = replace(digits, fetch=recording, official_test=forbidden)
-    monkeypatch.setattr(data, "load", lambda name, data_dir: watched)
+    monkeypatch.setattr(datasets, "load", lambda name, data_dir: watched)
     assert run(tmp_path, "--methods", "sgd") == 0
     touched, fetched[:] = set(fetched), []
     draw_test(replace(watched, official_test=None), protocol, 0)

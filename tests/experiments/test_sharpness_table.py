@@ -11,17 +11,18 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import cli, figures, files, sharpness
-from experiments.data import Examples
-from experiments.evaluation import evaluator, losses_of
+from experiments import figures, sharpness
+from experiments.data.datasets import Examples
 from experiments.flatness import measures, report, tabulated
 from experiments.flatness.measures import LOSS, MEASURES, Value
 from experiments.flatness.solutions import in_batches, replica
-from experiments.output import PARTIAL, RESULTS
 from experiments.pages.block import Block
 from experiments.pages.renders import measured
-from experiments.splits import training_split
-from experiments.study import Trained
+from experiments.results.output import PARTIAL, RESULTS
+from experiments.shell import cli, files
+from experiments.training.evaluation import evaluator, losses_of
+from experiments.training.splits import training_split
+from experiments.training.study import Trained
 
 NAMES = ("one_step", "ascent", "adaptive", "in_groups", "top_eigenvalue", "trace")
 

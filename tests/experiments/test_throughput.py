@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from experiments import cli, throughput
+from experiments import throughput
+from experiments.shell import cli
 
 pytestmark = pytest.mark.xdist_group("train")
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import runs
 
-from experiments import data, train
-from experiments.augment import Augmentation
+from experiments import train
 from experiments.configs import rows
 from experiments.configs.experiment import Experiment
-from experiments.harness import folder, inputs, run
+from experiments.data import datasets
+from experiments.data.augment import Augmentation
+from experiments.training.harness import folder, inputs, run
 
 pytestmark = pytest.mark.xdist_group("train")
 
@@ -113,7 +114,7 @@ def test_data_that_is_not_there_is_said_how_to_prepare(tmp_path):
 
 
 def test_labels_of_no_class_are_refused(tmp_path, monkeypatch):
-    digits = data.load("digits")
+    digits = datasets.load("digits")
 
     def fetch(numbers):
         found = digits.fetch(numbers)
@@ -122,7 +123,7 @@ def test_labels_of_no_class_are_refused(tmp_path, monkeypatch):
     wrong = dataclasses.replace(digits, fetch=fetch)
     inputs._decoded.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(data, "load", lambda *which: wrong)
+        patch.setattr(datasets, "load", lambda *which: wrong)
         found = runs.run(tmp_path, command=SGD)
     inputs._decoded.cache_clear()
     runs.assert_one_line(found, 2)
@@ -279,7 +280,7 @@ def test_too_little_memory_is_said_with_what_helps(tmp_path, monkeypatch):
     def full(*given):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1")
 
-    monkeypatch.setattr("experiments.harness.loop.Loop.run", full)
+    monkeypatch.setattr("experiments.training.harness.loop.Loop.run", full)
     found = runs.run(tmp_path, command=SGD)
     runs.assert_one_line(found, 1)
     assert "smaller --batch-size, --dtype bfloat16, or more devices" in found.err

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import pytest
 import runs
 
-from experiments import cli, tune
-from experiments.harness import curves, grid
+from experiments import tune
+from experiments.shell import cli
+from experiments.training.harness import curves, grid
 
 pytestmark = pytest.mark.xdist_group("train")
 

@@ -21,9 +21,9 @@ from bert_oracle import (  # pyright: ignore[reportMissingImports]
 )
 from flax import nnx
 
+from experiments.data.tokens import Tokens
 from experiments.models.bert import BertClassifier
 from experiments.models.huggingface import load, read_config, weights
-from experiments.text import Tokens
 
 torch: Any = pytest.importorskip("torch", reason="see `make parity`")
 transformers: Any = pytest.importorskip("transformers", reason="see `make parity`")

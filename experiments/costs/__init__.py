@@ -1,0 +1,1 @@
+"""What a training step costs: time, operations, memory, and what devices send."""

@@ -1,0 +1,152 @@
+"""Measures the groups of a plan, and puts each figure beside SGD's and the prediction."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments.costs import timing
+from experiments.costs.benchmark.contenders import CONTENDERS
+from experiments.costs.benchmark.plan import Case, Group
+from experiments.costs.benchmark.programs import Model, Program
+
+BURST_SECONDS = 0.02
+LEAST_ROUNDS = 3
+
+Times = Mapping[Case, Sequence[float]]
+Programs = Mapping[Case, Program]
+
+
+def measure(
+    model: Model,
+    groups: Sequence[Group],
+    rounds: int,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Compiles and times what the groups ask for; returns what goes into the JSON.
+
+    Args:
+      model: what is trained.
+      groups: cases to compare; a case in several groups is compiled once.
+      rounds: at most so many, fewer where steps are slow.
+      say: called with what is being done.
+    """
+    cases = list(dict.fromkeys(case for group in groups for case in group.cases))
+    programs: dict[Case, Program] = {}
+    for i, case in enumerate(cases, 1):
+        say(f"compiling {i}/{len(cases)}: {in_words(case)}")
+        programs[case] = model.compile(case)
+    return [_measured(model, group, programs, rounds, say) for group in groups]
+
+
+def in_words(case: Case) -> str:
+    """A case for a person."""
+    contender = CONTENDERS[case.method]
+    share = f", {contender.share_name} = {case.share:g}" if case.share else ""
+    keep = f', keep "{case.keep}"' if case.keep else ""
+    return f"{contender.label}{share}{keep}, batch {case.batch}"
+
+
+def _measured(
+    model: Model,
+    group: Group,
+    programs: Programs,
+    rounds: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    times = _times(model, group, programs, rounds, say) if group.is_timed else {}
+    best = _best_sub_batch(times)
+    figures = [_figures(programs, times, best, model.task.has_aux, c) for c in group.cases]
+    about = {"name": group.name, "batch": group.batch}
+    if best is not None and group.name == "methods":
+        seconds = statistics.median(times[best]) / best.batch
+        about["best_sub_batch"] = {
+            "batch": best.batch,
+            "sgd_seconds_per_example": seconds,
+        }
+    return about | {"cases": figures}
+
+
+def _times(
+    model: Model,
+    group: Group,
+    programs: Programs,
+    rounds: int,
+    say: Callable[[str], None],
+) -> Times:
+    say(f"warming up {len(group.cases)} programs")
+    warmed = {case: model.warmed_up(programs[case]) for case in group.cases}
+    bursts = {case: burst for case, burst in warmed.items() if burst is not None}
+    seconds = {case: burst(1) for case, burst in bursts.items()}
+    repeats = {case: max(1, round(BURST_SECONDS / s)) for case, s in seconds.items()}
+    one_round = sum(repeats[case] * seconds[case] for case in bursts)
+    most = model.workload.timing_seconds / (1 if group.name == "methods" else 4)
+    affordable = int(most / one_round)
+    rounds = min(rounds, max(LEAST_ROUNDS, affordable))
+    done = 0
+
+    def on_burst() -> None:
+        nonlocal done
+        done += 1
+        round_ = min(rounds, 1 + done // len(bursts))
+        say(f"timing, round {round_}/{rounds} of about {one_round:.1f} s")
+
+    return timing.interleaved(bursts, repeats, rounds, on_burst)
+
+
+def _best_sub_batch(times: Times) -> Case | None:
+    """The size at which SGD's time per example is least."""
+    sizes = [case for case in times if case.method == "sgd"]
+    return min(sizes, key=lambda c: statistics.median(times[c]) / c.batch, default=None)
+
+
+def _figures(
+    programs: Programs, times: Times, best: Case | None, has_aux: bool, case: Case
+) -> dict[str, Any]:
+    program, sgd = programs[case], programs[_sgd(case)]
+    is_shared = case.keep not in (None, "nothing")
+    predicted = CONTENDERS[case.method].predicted(
+        case.share, is_shared=is_shared, has_aux=has_aux
+    )
+    return {
+        **case._asdict(),
+        "label": CONTENDERS[case.method].label,
+        "predicted_vs_sgd": predicted,
+        "operations": program.operations,
+        "operations_vs_sgd": _quotient(program.operations, sgd.operations),
+        "temporary_bytes": program.temporary_bytes,
+        "temporary_vs_sgd": _quotient(program.temporary_bytes, sgd.temporary_bytes),
+        "lower_seconds": program.lower_seconds,
+        "compile_seconds": program.compile_seconds,
+        **_time_figures(times, best, case),
+    }
+
+
+def _time_figures(times: Times, best: Case | None, case: Case) -> dict[str, Any]:
+    if case not in times:
+        return {"seconds": None, "time_vs_sgd": None, "time_vs_best_sub_batch": None}
+    mine = times[case]
+    spread = _spread(timing.median_and_quartiles(mine), len(mine))
+    figures: dict[str, Any] = {"seconds": spread}
+    for name, reference in {
+        "time_vs_sgd": _sgd(case),
+        "time_vs_best_sub_batch": best,
+    }.items():
+        if reference is None or reference not in times:
+            figures[name] = None
+            continue
+        its = [case.batch / reference.batch * seconds for seconds in times[reference]]
+        figures[name] = _spread(timing.ratio(mine, its), len(mine))
+    return figures
+
+
+def _sgd(case: Case) -> Case:
+    return Case("sgd", None, None, case.batch)
+
+
+def _spread(values: tuple[float, float, float], n: int) -> dict[str, float]:
+    median, lower, upper = values
+    return {"n": n, "median": median, "lower_quartile": lower, "upper_quartile": upper}
+
+
+def _quotient(mine: float | None, its: float | None) -> float | None:
+    return None if mine is None or not its else mine / its

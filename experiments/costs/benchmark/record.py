@@ -1,0 +1,55 @@
+"""A model's results on disk, and what they depend on."""
+
+import hashlib
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import ksam_jax
+from experiments.configs.benchmark import Workload
+from experiments.shell import files
+
+
+def about(workload: Workload, config: Any) -> dict[str, Any]:
+    """What a result depends on, as it is read back from JSON."""
+    described = {
+        field.name: getattr(workload, field.name)
+        for field in fields(workload)
+        if field.name != "model"
+    }
+    settings = {
+        name: getattr(config, name)
+        for name in ("methods", "keeps", "dtype", "rounds", "sweep")
+    }
+    return files.plain(
+        {
+            "workload": described,
+            "settings": settings,
+            "machine": files.machine(),
+            "versions": files.versions() | {"ksam_jax": ksam_jax.__version__},
+            "digest": _digest(),
+        }
+    )
+
+
+def _digest() -> str:
+    """Tells states of the library and of the benchmark apart."""
+    here = Path(__file__).parent
+    folders = Path(ksam_jax.__file__).parent, here, here.parents[1] / "models"
+    sources = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+
+
+def path(folder: Path, model: str) -> Path:
+    """Where a model's results are kept."""
+    return folder / f"{model}.json"
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """An earlier run's content; None if there is none, or if it isn't one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

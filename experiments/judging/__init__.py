@@ -1,0 +1,1 @@
+"""What outputs are for, and what predictions are judged by."""

@@ -1,0 +1,5 @@
+"""The colours of methods in plots."""
+
+# Okabe and Ito's colours, told apart with any kind of colour vision.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"

@@ -1,0 +1,1 @@
+"""Results: records, intervals, tables, texts and pictures."""

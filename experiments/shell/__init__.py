@@ -1,0 +1,1 @@
+"""What a program is with its terminal: command line, progress, and whole files."""

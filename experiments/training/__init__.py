@@ -1,0 +1,1 @@
+"""Training: one step, many replicas side by side, and one run that survives."""

@@ -1,0 +1,208 @@
+"""The compiled functions of an experiment, spread over the devices of a mesh."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, PyTree
+
+from experiments.configs.experiment import Experiment
+from experiments.data import preparation
+from experiments.data.augment import Normalization
+from experiments.data.pipeline import Rows
+from experiments.data.preparation import Preparation
+from experiments.judging import objectives
+from experiments.models import zoo
+from experiments.models.pure import PureModel, Variables, pure
+from experiments.processes.sharded import DATA, abstract
+from experiments.training import evaluation, step
+from experiments.training.harness import updates
+from experiments.training.step import Note, TrainState
+
+# Of the run's seed; augmentation has another number (`experiments.data.augment`).
+WEIGHTS = 0
+
+
+class Kind(NamedTuple):
+    """What programs must know of the examples.
+
+    Attributes:
+      shape: (height, width, depth) of an image, (length,) of a text.
+      classes: how many; 1 where a number is predicted.
+      examples: how many to train on.
+      normalization: of the training images; None of texts.
+      vocabulary: of texts; None of images.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    examples: int
+    normalization: Normalization | None
+    vocabulary: int | None = None
+
+
+class Judged(NamedTuple):
+    """What a model says of a batch, without augmentation.
+
+    Attributes:
+      predictions: of each example, those that fill up the batch included: (n,).
+      labels: likewise.
+      loss: sum over those that don't.
+    """
+
+    predictions: Array
+    labels: Array
+    loss: Float[Array, ""]
+
+
+class Programs(NamedTuple):
+    """What a run calls; all are compiled at their first use.
+
+    Attributes:
+      init: seed -> random weights, and BatchNorm's statistics if there are any.
+      start: (weights and statistics, seed) -> the state before the first step, a copy on
+        every device.
+      step: (state, rows, seed) -> (state, what the step says); takes the state's memory.
+      judge: (state, rows) -> what is to be said of a batch in use.
+      gradient: (state, rows) -> of the sum of the losses, likewise.
+      uphill: (state, gradient) -> the state a fixed distance along the gradient.
+      losses: (weights and statistics, rows) -> the loss of each example, likewise: (n,);
+        not compiled, for programs that differentiate it.
+      parameters: how many numbers are trained.
+    """
+
+    init: Callable[[Any], Variables]
+    start: Callable[[Variables, Any], TrainState]
+    step: Callable[[TrainState, Rows, Any], tuple[TrainState, Note]]
+    judge: Callable[[TrainState, Rows], Judged]
+    gradient: Callable[[TrainState, Rows], PyTree]
+    uphill: Callable[[TrainState, PyTree], TrainState]
+    losses: Callable[[Variables, Rows], Float[Array, " n"]]
+    parameters: int
+
+    def abstract_state(self, mesh: Mesh) -> TrainState:
+        """Shapes, types and places of the state, without making one."""
+        seed = jax.ShapeDtypeStruct((), jnp.int32)
+        state = jax.eval_shape(self.start, jax.eval_shape(self.init, seed), seed)
+        return abstract(state, mesh, P())
+
+
+def programs(experiment: Experiment, mesh: Mesh, kind: Kind) -> Programs:
+    """Makes them; experiments that differ in their seed only share them.
+
+    Args:
+      experiment: what to train.
+      mesh: of one axis, the examples of a batch.
+      kind: of the examples.
+
+    Raises:
+      UsageError: if the model, the method or one of its arguments doesn't exist.
+    """
+    return _programs(dataclasses.replace(experiment, seed=0), mesh, kind)
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(experiment: Experiment, mesh: Mesh, kind: Kind) -> Programs:
+    objective = objectives.objective(kind.classes, experiment.label_smoothing)
+    model = pure(_build(experiment, kind), "auto", objective)
+    prepared = _preparation(experiment, kind)
+    make = functools.partial(updates.optimizer, experiment, kind.examples)
+
+    def init(seed: Int[Array, ""]) -> Variables:
+        return model.init(jax.random.fold_in(jax.random.key(seed), WEIGHTS))
+
+    def start(variables: Variables, seed: Int[Array, ""]) -> TrainState:
+        return step.start(make(seed), variables)
+
+    def one_step(state: TrainState, rows: Rows, seed: Any) -> tuple[TrainState, Note]:
+        return step.train_step(make(seed), model, state, prepared.batch(rows, seed))
+
+    # Each device selects, normalizes and climbs with its own examples.
+    spread = jax.shard_map(
+        one_step, mesh=mesh, in_specs=(P(), P(DATA), P()), out_specs=(P(), P())
+    )
+    judge = _judge(model, prepared, kind)
+    everywhere = functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    return Programs(
+        everywhere(init),
+        everywhere(start),
+        jax.jit(spread, donate_argnums=0),
+        everywhere(judge),
+        everywhere(_gradient(judge)),
+        everywhere(_uphill),
+        _losses(model, prepared, kind),
+        _size(jax.eval_shape(init, jnp.int32(0)).params),
+    )
+
+
+def _build(experiment: Experiment, kind: Kind) -> Callable[[nnx.Rngs], Any]:
+    return zoo.build(
+        experiment.model,
+        kind.shape,
+        kind.classes,
+        norm=experiment.norm,
+        dtype=experiment.dtype,
+        vocabulary=kind.vocabulary,
+        dropout=experiment.dropout,
+        pretrained=experiment.pretrained,
+    )
+
+
+def _preparation(experiment: Experiment, kind: Kind) -> Preparation:
+    if kind.normalization is None:
+        return preparation.of_texts(experiment.dropout)
+    return preparation.of_images(experiment.augmentation, kind.normalization)
+
+
+def _losses(
+    model: PureModel, prepared: Preparation, kind: Kind
+) -> Callable[[Variables, Rows], Array]:
+    objective = objectives.objective(kind.classes)
+
+    def losses(variables: Variables, rows: Rows) -> Array:
+        params, rest = variables
+        outputs = model.logits(params, prepared.inputs(rows), rest)
+        return objective.losses(outputs, rows.labels)
+
+    return losses
+
+
+def _judge(
+    model: PureModel, prepared: Preparation, kind: Kind
+) -> Callable[[TrainState, Rows], Judged]:
+    # The loss without label smoothing, so that it compares between experiments.
+    objective = objectives.objective(kind.classes)
+
+    def judge(state: TrainState, rows: Rows) -> Judged:
+        outputs = model.logits(state.params, prepared.inputs(rows), state.rest)
+        losses = objective.losses(outputs, rows.labels)
+        real = jnp.where(rows.index >= 0, losses, 0)
+        return Judged(objective.predictions(outputs), rows.labels, jnp.sum(real))
+
+    return judge
+
+
+def _gradient(
+    judge: Callable[[TrainState, Rows], Judged],
+) -> Callable[[TrainState, Rows], PyTree]:
+    def total_loss(params: PyTree, state: TrainState, rows: Rows) -> Array:
+        return judge(state._replace(params=params), rows).loss
+
+    def gradient(state: TrainState, rows: Rows) -> PyTree:
+        return jax.grad(total_loss)(state.params, state, rows)
+
+    return gradient
+
+
+def _uphill(state: TrainState, gradient: PyTree) -> TrainState:
+    return state._replace(params=evaluation.uphill(state.params, gradient))
+
+
+def _size(params: PyTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
