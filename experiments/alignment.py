@@ -14,45 +14,22 @@ Example: python -m experiments.alignment --configs digits_k_sam --batches 3
 import datetime
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 from tyro.conf import arg
 
 from experiments.configs import rows
 from experiments.configs.options import DataDir
-from experiments.data import memory
-from experiments.flatness.landscapes.solutions import WEIGHTS, Batches
-from experiments.models.pure import Variables
-from experiments.models.zoo import title
+from experiments.flatness import alignments
 from experiments.results import terminal
 from experiments.results.output import RESULTS
 from experiments.shell import cli, files, progress
 from experiments.training.harness import job
-from ksam_jax import sharpness
 
 PROG = "python -m experiments.alignment"
-KS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-
-
-def _share(k: float) -> str:
-    # Not "1", which is one example.
-    return "all" if k == 1 else str(Fraction(k))
-
-
-HEADERS = (
-    "model and data",
-    "batches",
-    "examples",
-    *(f"k = {_share(k)}" for k in KS),
-    "recommended",
-)
-
-Content = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -81,65 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in found:
         console.print(f"measuring {row.name}", highlight=False)
         mine = job.prepare(row.name, row.experiment, config.data_dir, console)
-        entries[row.name] = measured(mine, config.batches)
+        entries[row.name] = alignments.measured(mine, config.batches)
     content = {
         "command": cli.command(PROG, config, without=("out",)),
         "date": datetime.date.today().isoformat(),
         "seconds": round(time.monotonic() - started, 1),
-        "ks": KS,
+        "ks": alignments.KS,
         "configs": entries,
         "machine": files.machine(),
         "versions": files.versions(),
     }
     files.write_json(folder / RESULTS, content)
-    console.print(terminal.table(HEADERS, table_rows(content)))
+    console.print(terminal.table(alignments.HEADERS, alignments.table_rows(content)))
     print(f"written: {folder / RESULTS}")
     return 0
-
-
-def measured(mine: job.Job, most: int) -> dict[str, Any]:
-    """Mean cosines at the initial weights, over at most so many batches."""
-    experiment, train = mine.experiment, mine.inputs.train
-    examples = np.arange(min(train.size, most * experiment.batch_size))
-    batches = Batches(memory.part(train, examples), experiment.batch_size).whole()
-    state = mine.start()
-    found = sharpness.gradient_alignment(
-        mine.programs.losses,
-        Variables(state.params, state.rest),
-        batches,
-        ks=KS,
-        mask=WEIGHTS,
-    )
-    return {
-        "title": f"{title(experiment.model, experiment.norm)}, {train.title}",
-        "batch_size": experiment.batch_size,
-        "batches": len(batches),
-        "highest": found.cosines.mean(axis=0),
-        "random": found.random.mean(axis=0),
-        "recommended": sharpness.recommend_k(found),
-    }
-
-
-def table_rows(content: Content) -> list[tuple[str, ...]]:
-    """Two rows of cells for each config: the highest losses, and random examples."""
-    return [
-        row
-        for entry in content["configs"].values()
-        for row in (
-            (
-                entry["title"],
-                f"{entry['batches']} of {entry['batch_size']}",
-                "highest loss",
-                *_cosines(entry["highest"]),
-                _share(entry["recommended"]),
-            ),
-            ("", "", "random", *_cosines(entry["random"]), ""),
-        )
-    ]
-
-
-def _cosines(values: Sequence[float]) -> list[str]:
-    return [f"{value:.2f}" for value in values]
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ from typing import Annotated, Any
 from rich.console import Console
 from tyro.conf import arg
 
-from experiments.compare import Options, checked, described, prepared
 from experiments.flatness import measures, report, tabulated
 from experiments.results import output, terminal
 from experiments.results.output import PARTIAL, RESULTS
 from experiments.results.records import Runs
 from experiments.results.report import title
 from experiments.shell import cli, files, progress
+from experiments.training.comparison import Options, checked, described, prepared
 from experiments.training.study import Study, train_all
 
 PROG = "python -m experiments.sharpness"

@@ -28,7 +28,7 @@ from experiments.configs.experiment import Row
 from experiments.configs.options import DataDir
 from experiments.costs import timing
 from experiments.processes import sharded
-from experiments.results import terminal
+from experiments.results import speeds, terminal
 from experiments.shell import cli, files, progress
 from experiments.training.harness import job
 from experiments.training.harness.job import Job
@@ -46,7 +46,7 @@ CONFIGS = (
     "cifar100_resnet8_sgd",
 )
 BURST_SECONDS = 0.2
-HEADERS = ("config", "pipeline, examples/s", "step, examples/s", "times")
+
 
 Content = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise cli.UsageError("--configs has nothing to measure; name some of --list's")
     content = _content(config, found)
     files.write_json(config.out / "throughput.json", content)
-    console.print(terminal.table(HEADERS, table(content)))
+    console.print(terminal.table(speeds.HEADERS, speeds.table(content)))
     console.print(f"written: {config.out / 'throughput.json'}")
     return 0
 
@@ -141,21 +141,6 @@ def _content(config: Config, found: Mapping[str, Content]) -> Content:
         "machine": files.machine(),
         "versions": files.versions(),
     }
-
-
-def table(content: Content) -> list[tuple[str, ...]]:
-    """One row of cells per config, under HEADERS."""
-    return [
-        (
-            name,
-            f"{entry['pipeline']:,.0f}",
-            f"{entry['step']:,.0f}",
-            f"{entry['times']['median']:.0f} "
-            f"[{entry['times']['lower_quartile']:.0f}, "
-            f"{entry['times']['upper_quartile']:.0f}]",
-        )
-        for name, entry in content["configs"].items()
-    ]
 
 
 if __name__ == "__main__":

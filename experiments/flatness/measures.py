@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from jaxtyping import PyTree
 
 from experiments.flatness.solutions import BATCH, Losses, in_batches, replica
-from experiments.training.evaluation import RADIUS, losses_of
+from experiments.judging.rise import RADIUS
+from experiments.training.evaluation import losses_of
 from experiments.training.study import Extra, Study, Trained
 from ksam_jax import sharpness
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from experiments import alignment, throughput
 from experiments.costs.benchmark.report import NOTES
+from experiments.flatness import alignments
 from experiments.flatness import report as flatness
 from experiments.pages import benchmarks, devices
 from experiments.pages.block import Content
-from experiments.results import markdown, noise
+from experiments.results import markdown, noise, speeds
 from experiments.results.markdown import how, table
 from experiments.results.report import title
 
@@ -31,8 +31,8 @@ def reproduced(content: Content, folder: str) -> str:
 def pipeline(content: Content, folder: str) -> str:
     """The input pipeline's speed beside the training step's."""
     del folder
-    speeds = table(throughput.HEADERS, throughput.table(content))
-    return f"{speeds}\n\n{benchmarks.how(content)}"
+    found = table(speeds.HEADERS, speeds.table(content))
+    return f"{found}\n\n{benchmarks.how(content)}"
 
 
 def mislabelled(*contents: Content, folder: str) -> str:
@@ -117,7 +117,7 @@ def aligned(content: Content, folder: str) -> str:
     """How k examples' gradient stands for the batch's, before training."""
     del folder
     return "\n\n".join(
-        [table(alignment.HEADERS, alignment.table_rows(content)), how(content)]
+        [table(alignments.HEADERS, alignments.table_rows(content)), how(content)]
     )
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.configs.experiment import Published
+from experiments.judging.rise import RADIUS
 from experiments.results import wording
 from experiments.results.listing import accuracy as printed
 from experiments.results.listing import sources
-from experiments.training.evaluation import RADIUS
 
 Content = Mapping[str, Any]
 

@@ -10,17 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PyTree
 
 from experiments.configs.compare import Protocol
 from experiments.data.datasets import Examples
 from experiments.judging.objectives import cross_entropy, most_likely
+from experiments.judging.rise import uphill
 from experiments.models import PureModel
 from experiments.training.replicas import grouped, over_group
 
 CHUNK = 2048
-RADIUS = 0.05
 
 
 class Evaluator(NamedTuple):
@@ -31,7 +30,7 @@ class Evaluator(NamedTuple):
         aren't finite predict nothing: a diverged replica has accuracy 0.
       loss: (parameters, examples) -> mean cross-entropy.
       sharpness: (parameters, examples) -> how much the mean loss rises at distance
-        `RADIUS` along its own gradient. The same measure for every method, whatever
+        `rise.RADIUS` along its own gradient. The same measure for every method, whatever
         radius and direction it trained with.
     """
 
@@ -112,10 +111,3 @@ def chunks(examples: Examples, size: int) -> list[Examples]:
 def hits(logits: Array, labels: Array) -> Array:
     """Which examples are predicted right; logits that aren't finite predict nothing."""
     return most_likely(logits) == labels
-
-
-def uphill(params: PyTree, gradient: PyTree) -> PyTree:
-    """Goes `RADIUS` along the gradient; stays where the gradient is zero."""
-    length = optax.tree.norm(gradient)
-    step = jnp.where(length > 0, RADIUS / jnp.where(length > 0, length, 1), 0)
-    return jax.tree.map(lambda p, g: p + step * g, params, gradient)

@@ -6,6 +6,7 @@ import pytest
 
 from experiments import alignment
 from experiments.configs import rows
+from experiments.flatness import alignments
 from experiments.shell import cli
 from experiments.training.harness import job
 
@@ -19,7 +20,7 @@ def test_the_table_has_two_rows_for_a_config():
         "random": [0.2, 0.4, 1.0],
         "recommended": 0.25,
     }
-    first, second = alignment.table_rows({"configs": {"one": entry}})
+    first, second = alignments.table_rows({"configs": {"one": entry}})
     assert first == (
         "a model, some data", "3 of 4", "highest loss", "0.12", "0.50", "1.00", "1/4",
     )  # fmt: skip

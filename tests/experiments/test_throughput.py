@@ -5,6 +5,7 @@ import json
 import pytest
 
 from experiments import throughput
+from experiments.results import speeds
 from experiments.shell import cli
 
 pytestmark = pytest.mark.xdist_group("train")
@@ -23,7 +24,7 @@ def test_both_are_measured_and_compared(tmp_path, capsys):
     assert content["command"] == (
         "python -m experiments.throughput --configs digits_sgd --rounds 3 --out DIR"
     )
-    (row,) = throughput.table(content)
+    (row,) = speeds.table(content)
     assert row[0] in capsys.readouterr().out
     assert f"{found['step']:,.0f}" in row
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from experiments.flatness.landscapes import measured
+from experiments.judging.rise import RADIUS
 from experiments.methods import METHODS
 from experiments.results import plots
-from experiments.training.evaluation import RADIUS
 from ksam_jax.sharpness import Spectrum
 
 Content = Mapping[str, Any]

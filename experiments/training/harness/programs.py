@@ -18,10 +18,11 @@ from experiments.data.augment import Normalization
 from experiments.data.pipeline import Rows
 from experiments.data.preparation import Preparation
 from experiments.judging import objectives
+from experiments.judging.rise import uphill
 from experiments.models import zoo
 from experiments.models.pure import PureModel, Variables, pure
 from experiments.processes.sharded import DATA, abstract
-from experiments.training import evaluation, step
+from experiments.training import step
 from experiments.training.harness import updates
 from experiments.training.step import Note, TrainState
 
@@ -201,7 +202,7 @@ def _gradient(
 
 
 def _uphill(state: TrainState, gradient: PyTree) -> TrainState:
-    return state._replace(params=evaluation.uphill(state.params, gradient))
+    return state._replace(params=uphill(state.params, gradient))
 
 
 def _size(params: PyTree) -> int:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.judging.rise import RADIUS
 from experiments.judging.scores import SCORES
 from experiments.methods import label
 from experiments.models.zoo import title as title_of
 from experiments.results import wording
 from experiments.results.report import accelerator, made_on
 from experiments.shell.progress import duration
-from experiments.training.evaluation import RADIUS
 from experiments.training.harness import curves, settings
 from experiments.training.harness.folder import METRICS, RESULT
 from experiments.training.harness.metrics import read

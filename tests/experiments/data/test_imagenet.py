@@ -9,6 +9,7 @@ import pytest
 import tiny_tfds
 from PIL import Image
 from scipy import stats
+from tiny_images import FEATURES, examples, file, noise
 
 from experiments.data import imagenet
 from experiments.data.memory import part
@@ -16,18 +17,6 @@ from experiments.data.pipeline import Batches, evaluation
 from experiments.shell.cli import UsageError
 
 SIZE = 14
-FEATURES = {
-    "image": tiny_tfds.image((None, None, 3), "jpeg"),
-    "label": tiny_tfds.class_label(1000),
-    "file_name": tiny_tfds.text(),
-}
-
-
-def file(image, kind="JPEG", **options):
-    """The bytes of an image's file."""
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    return content.getvalue()
 
 
 def opened(image, kind="PNG", **options):
@@ -41,12 +30,6 @@ def ramp(width, height):
     x, y = np.meshgrid(np.arange(width) * slopes[0], np.arange(height) * slopes[1])
     pixels = np.stack([x, y, np.full_like(x, 77)], axis=-1)
     return Image.fromarray(pixels.round().astype(np.uint8)), slopes
-
-
-def noise(width, height, seed=0):
-    pixels = np.random.default_rng(seed).integers(256, size=(height // 4, width // 4, 3))
-    small = Image.fromarray(pixels.astype(np.uint8))
-    return small.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def ramp_in(box, slopes, size):
@@ -68,13 +51,6 @@ IMAGES = [
     noise(48, 48, 4),
     noise(40, 60, 5),
 ]
-
-
-def examples(images, prefix):
-    return [
-        {"image": image, "label": 7 * i, "file_name": f"{prefix}_{i}.JPEG"}
-        for i, image in enumerate(images)
-    ]
 
 
 @pytest.fixture(scope="module")

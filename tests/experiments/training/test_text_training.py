@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
-import test_text_model as oracle
+import text_oracle as oracle
 import tiny_tfds
 from flax import nnx
 from problems import quick_jit

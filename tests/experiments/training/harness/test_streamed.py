@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 import runs
-import test_imagenet
+import tiny_images
 import tiny_tfds
 
 from experiments import train
@@ -53,11 +53,11 @@ FETCHED: list[Fetched] = []
 @pytest.fixture(scope="module", autouse=True)
 def _small():
     """Two devices, a small network and small images, and a note of what is decoded."""
-    pictures = [test_imagenet.noise(60 + 4 * i, 48, seed=i) for i in range(TRAIN + JUDGED)]
-    files = [test_imagenet.file(picture) for picture in pictures]
-    examples = test_imagenet.examples(files, "image")
+    pictures = [tiny_images.noise(60 + 4 * i, 48, seed=i) for i in range(TRAIN + JUDGED)]
+    files = [tiny_images.file(picture) for picture in pictures]
+    examples = tiny_images.examples(files, "image")
     splits = {"train": examples[:TRAIN], "validation": examples[TRAIN:]}
-    tiny_tfds.write(TFDS, "imagenet2012", "5.1.0", test_imagenet.FEATURES, splits)
+    tiny_tfds.write(TFDS, "imagenet2012", "5.1.0", tiny_images.FEATURES, splits)
     two = sharded.data_mesh(2)
     make = functools.partial(BottleneckResNet, blocks=(1,), width=4)
     model = zoo.Architecture("tiny ResNet", make, grouped="tiny ResNet, GroupNorm")
