@@ -19,7 +19,7 @@ class Experiment:
 
     dataset: Annotated[str, arg(help="By its TFDS name; or digits, which needs no files.")]
     model: Annotated[str, arg(help="By its name in experiments/models/zoo.py.")]
-    method: Annotated[str, arg(help="By its name in experiments/methods/table.py.")]
+    method: Annotated[str, arg(help="By its name in experiments/methods.")]
     epochs: Annotated[int, arg(help="Passes over the training examples.")]
     learning_rate: Annotated[float, arg(help="The highest one; it falls to 0.")]
     weight_decay: Annotated[

@@ -7,6 +7,8 @@ SGD, which has two, is searched more densely than F-SAM, which has five.
 import math
 from dataclasses import dataclass
 
+from experiments.methods import METHODS
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -32,9 +34,8 @@ class Interval:
 LEARNING_RATE = Interval(0.01, 1.0)
 WEIGHT_DECAY = Interval(1e-5, 3e-2)
 
+# Of every method with hyperparameters of its own.
 OWN = {
-    "sgd": {},
-    "highest_loss": {},
     "sam": {"rho": Interval(0.02, 2.0)},
     # Its radius is measured in the metric of the weights' size, so it is larger.
     "asam": {"rho": Interval(0.1, 10.0)},
@@ -52,7 +53,6 @@ OWN = {
     "k_sam_following": {"rho": Interval(0.01, 1.0)},
     "k_sam_over_batch": {"rho": Interval(0.01, 1.0)},
     "random_k_sam": {"rho": Interval(0.01, 1.0)},
-    "coverage_without_climb": {},
     "sam_last_fifth": {"rho": Interval(0.02, 2.0)},
     "k_sam_remembered": {"rho": Interval(0.01, 1.0)},
     "k_sam_remembered_half": {"rho": Interval(0.01, 1.0)},
@@ -75,4 +75,4 @@ OWN = {
 def space(method: str, learning_rate: Interval) -> dict[str, Interval]:
     """The ranges of all that is searched for a method, with the dataset's learning rate."""
     common = {"learning_rate": learning_rate, "weight_decay": WEIGHT_DECAY}
-    return common | OWN[method]
+    return common | (OWN[method] if METHODS[method].own else {})

@@ -3,35 +3,12 @@
 from collections.abc import Sequence
 
 from experiments.costs.benchmark import report
+from experiments.methods import from_known_to_ours
 from experiments.pages import benchmarks
 from experiments.pages.block import Content
 from experiments.results import records
 from experiments.results.markdown import table
 from experiments.results.report import made_on
-
-# Name in the results -> what a user types, and the examples it uses. The second line of
-# K-SAM is the first's method with another share.
-METHODS = {
-    "sam": ("`sam()`", "all", "all"),
-    "asam": ("`asam()`", "all", "all"),
-    "f_sam": ("`f_sam()`", "all", "all"),
-    "random_sam": ("`random_sam(m=0.25)`", "random 1/4", "all"),
-    "esam": ("`esam()`", "all", "1/2 that rose most"),
-    "momentum_sam": ("`momentum_sam()`", "none", "all"),
-    "k_sam": ("`k_sam(k=0.25)`", "hardest 1/4", "the same"),
-    "k_sam_half": ("`k_sam(k=0.5)`", "hardest 1/2", "the same"),
-    "k_momentum_sam": ("`k_momentum_sam(k=0.25)`", "none", "hardest 1/4"),
-    "k_sam_remembered": (
-        "[remembered K-SAM](how-to/combine.md#remembered-losses-the-cheapest)",
-        "hardest 1/4, as remembered",
-        "the same",
-    ),
-    "k_momentum_remembered": (
-        "[remembered K-Momentum-SAM](how-to/combine.md#remembered-losses-the-cheapest)",
-        "none",
-        "hardest 1/4, as remembered",
-    ),
-}
 
 
 def choose(*contents: Content, folder: str) -> str:
@@ -52,13 +29,15 @@ def choose(*contents: Content, folder: str) -> str:
         *(f"points: {content['dataset']['title']}" for content in gains),
     )
     rows = [
-        (*words, *(_time(c, name) for c in costs), *(_gain(c, name) for c in gains))
-        for name, words in METHODS.items()
+        (*row.words, *(_time(c, name) for c in costs), *(_gain(c, name) for c in gains))
+        for name, row in from_known_to_ours().items()
+        if row.words is not None
     ]
     return f"{table(headers, rows, words=3)}\n\n{_note(costs, gains)}"
 
 
 def _time(content: Content, name: str) -> str:
+    # Its method with another share.
     if name == "k_sam_half":
         (group,) = report.groups(content, "methods")
         case = next(c for c in report.swept_cases(group)["k_sam"] if c["share"] == 0.5)

@@ -97,8 +97,8 @@ def _crossing(model: Content) -> str:
         when = f"from {slower[0]} devices on" if slower else "nowhere in this range"
         said.append(f"{cluster['name']}: {when}")
     return (
-        f"Where {pod.LINES['k_sam'][0]} with a synchronized climb takes longer than SGD: "
-        f"{'; '.join(said)}."
+        f"Where {pod.LINES['k_sam'].label} with a synchronized climb takes longer than "
+        f"SGD: {'; '.join(said)}."
     )
 
 

@@ -8,22 +8,12 @@ from typing import Any
 
 from experiments.configs.experiment import Published
 from experiments.judging.rise import RADIUS
+from experiments.methods import explanations
 from experiments.results import wording
 from experiments.results.listing import accuracy as printed
 from experiments.results.listing import sources
 
 Content = Mapping[str, Any]
-
-# What is in the methods' names -> what is said of them.
-EXPLAINED = {
-    "k_sam": "K-SAM climbs and descends on the k of the batch with the highest loss",
-    "highest_loss": '"no climb" descends on the highest quarter without a climb',
-    "random_sam": "random-subset SAM climbs on a random quarter",
-    "esam": "ESAM descends on the half whose loss rose most",
-    "momentum": "Momentum-SAM climbs along past steps, without a gradient for it",
-    "remembered": "remembered methods (rem.) rank examples by the loss that they had when "
-    "last used",
-}
 
 
 def difference_headers(content: Content) -> tuple[str, ...]:
@@ -137,8 +127,7 @@ def notes(content: Content) -> list[str]:
 
 def _explained(content: Content) -> list[str]:
     """What the methods in the table are, those whose names don't say it."""
-    there = " ".join(content["methods"])
-    words = [said for sign, said in EXPLAINED.items() if sign in there]
+    words = explanations(list(content["methods"]))
     return [f"{'; '.join(words)}."] if words else []
 
 

@@ -13,7 +13,7 @@ from problems import QUICK, slow_but
 
 from experiments import benchmark
 from experiments.configs.benchmark import ACCELERATOR, CPU
-from experiments.costs.benchmark import measurement, plan, programs, report
+from experiments.costs.benchmark import measurement, plan, programs, record, report
 from experiments.costs.benchmark.contenders import CONTENDERS, DEFAULT_KEEP
 from experiments.costs.benchmark.plan import Case
 from experiments.costs.benchmark.programs import Model, Program, or_too_large
@@ -310,13 +310,25 @@ COSTS = {
 }
 
 
+def test_results_depend_on_the_library_and_the_rows():
+    found = {"/".join(path.parts[-3:]) for path in record.sources()}
+    assert found >= {
+        "ksam_jax/step/_update.py",
+        "ksam_jax/parts/_coverage.py",
+        "experiments/methods/combinations.py",
+        "experiments/models/vit.py",
+        "costs/benchmark/steps.py",
+    }
+
+
 def test_predictions():
     found = {
         name: tuple(
-            3 * contender.predicted(contender.share, is_shared=shared, has_aux=aux)
+            3 * cost.predicted(cost.share, is_shared=shared, has_aux=aux)
             for shared, aux in ((False, False), (True, False), (False, True))
         )
         for name, contender in CONTENDERS.items()
+        for cost in [contender.cost]
     }
     assert found == {name: pytest.approx(costs) for name, costs in COSTS.items()}
 
@@ -326,7 +338,8 @@ def test_every_method_trains_a_model_with_statistics(method):
     """Traced, not compiled: the carry has the same structure after a step."""
     task = make_task(BATCH_NORM.build("float32"))
     assert task.has_aux
-    training = CONTENDERS[method].training(task, CONTENDERS[method].share, "nothing", 64)
+    contender = CONTENDERS[method]
+    training = contender.training(task, contender.cost.share, "nothing", 64)
     params, rest = jax.eval_shape(task.init, jax.random.key(0))
     carry = Carry(params, rest, jax.eval_shape(training.init, params))
     after = jax.eval_shape(training.step, carry, random_batch(BATCH_NORM, 8))

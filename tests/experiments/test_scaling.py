@@ -9,6 +9,7 @@ import pytest
 from experiments import scaling
 from experiments.costs.devices import formulas, pod, spread
 from experiments.costs.devices.formulas import Cluster, Model, Traffic, Work
+from experiments.methods import cost
 from experiments.pages import devices
 from experiments.shell import cli
 
@@ -60,10 +61,10 @@ def test_what_hides_under_a_backward_pass_is_not_waited_for():
 
 
 def test_the_work_of_a_step_is_what_the_passes_cost():
-    assert formulas.SGD_WORK.total == 3
-    assert formulas.SAM_WORK.total == 6
-    assert formulas.k_sam_work(0.25).total == pytest.approx(1 + 5 * 0.25)
-    assert formulas.k_momentum_sam_work(0.25).total == pytest.approx(1 + 2 * 0.25)
+    assert cost.sgd_work(1.0).total == 3
+    assert cost.sam_work(1.0).total == 6
+    assert cost.k_sam_work(0.25).total == pytest.approx(1 + 5 * 0.25)
+    assert cost.k_momentum_sam_work(0.25).total == pytest.approx(1 + 2 * 0.25)
 
 
 # ------------------------------------------------------------- what was committed

@@ -41,7 +41,7 @@ def measure(
 def in_words(case: Case) -> str:
     """A case for a person."""
     contender = CONTENDERS[case.method]
-    share = f", {contender.share_name} = {case.share:g}" if case.share else ""
+    share = f", {contender.cost.share_name} = {case.share:g}" if case.share else ""
     keep = f', keep "{case.keep}"' if case.keep else ""
     return f"{contender.label}{share}{keep}, batch {case.batch}"
 
@@ -104,7 +104,7 @@ def _figures(
 ) -> dict[str, Any]:
     program, sgd = programs[case], programs[_sgd(case)]
     is_shared = case.keep not in (None, "nothing")
-    predicted = CONTENDERS[case.method].predicted(
+    predicted = CONTENDERS[case.method].cost.predicted(
         case.share, is_shared=is_shared, has_aux=has_aux
     )
     return {

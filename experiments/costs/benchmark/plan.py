@@ -64,9 +64,9 @@ def plan(
     default = None if couples_examples else DEFAULT_KEEP
 
     def case(method: str, batch: int, share: float | None = None) -> Case:
-        contender = CONTENDERS[method]
-        keep = default if contender.shared_cost else None
-        return Case(method, share or contender.share, keep, batch)
+        cost = CONTENDERS[method].cost
+        keep = default if cost.shared else None
+        return Case(method, share or cost.share, keep, batch)
 
     def among(wanted: Sequence[str]) -> list[str]:
         return [name for name in wanted if name in {"sgd", *methods}]

@@ -18,10 +18,9 @@ Content = Mapping[str, Any]
 
 # In the picture against k; ESAM's and random-subset SAM's shares mean something else.
 BY_K = {
-    "k_sam": ("o", "-"),
-    "k_momentum_sam": ("s", "--"),
-    "k_sam_remembered": ("D", "-."),
-    "k_momentum_remembered": ("^", ":"),
+    name: contender.cost.line
+    for name, contender in CONTENDERS.items()
+    if contender.cost.share is not None and contender.cost.share_name == "k"
 }
 BY_BATCH = {"sgd": "s", "sam": "o", "k_sam": "D"}
 TEXT, GREY, GRID = "#222222", "#666666", "#E5E5E5"
@@ -116,7 +115,7 @@ def _draw_ratios(axes: Axes, content: Content) -> None:
 def _draw_method(axes: Axes, name: str, cases: Sequence[Content], shift: float) -> None:
     """Draws predictions, and measurements moved aside so that none covers another."""
     marker, style = BY_K[name]
-    colour = CONTENDERS[name].colour
+    colour = CONTENDERS[name].cost.colour
     shares = [case["share"] for case in cases]
     predicted = [case["predicted_vs_sgd"] for case in cases]
     axes.plot(shares, predicted, style, color=colour, lw=1.6, alpha=0.75, zorder=3)
@@ -159,7 +158,7 @@ def _draw_memory(axes: Axes, content: Content) -> None:
         axes.plot(
             [case["batch"] for case in cases],
             [case["temporary_bytes"] / 1e6 for case in cases],
-            color=CONTENDERS[name].colour,
+            color=CONTENDERS[name].cost.colour,
             marker=marker,
             markersize=8,
             lw=2,
@@ -184,7 +183,7 @@ def _by_k_handle(name: str) -> Line2D:
     return Line2D(
         [],
         [],
-        color=contender.colour,
+        color=contender.cost.colour,
         marker=marker,
         ls=style,
         lw=1.6,
@@ -203,7 +202,7 @@ def _reference_handles() -> list[Line2D]:
 
 def _memory_handle(name: str) -> Line2D:
     label = METHODS[name].label
-    colour = CONTENDERS[name].colour
+    colour = CONTENDERS[name].cost.colour
     return Line2D(
         [], [], color=colour, marker=BY_BATCH[name], lw=2, markersize=9, label=label
     )

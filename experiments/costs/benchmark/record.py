@@ -35,10 +35,16 @@ def about(workload: Workload, config: Any) -> dict[str, Any]:
 
 def _digest() -> str:
     """Tells states of the library and of the benchmark apart."""
+    content = b"".join(path.read_bytes() for path in sources())
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def sources() -> list[Path]:
+    """The files that a result depends on, whatever folders they are in."""
     here = Path(__file__).parent
-    folders = Path(ksam_jax.__file__).parent, here, here.parents[1] / "models"
-    sources = [path for folder in folders for path in sorted(folder.glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    rooms = (here.parents[1] / name for name in ("methods", "models"))
+    folders = Path(ksam_jax.__file__).parent, here, *rooms
+    return [path for folder in folders for path in sorted(folder.rglob("*.py"))]
 
 
 def path(folder: Path, model: str) -> Path:

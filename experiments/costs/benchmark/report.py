@@ -86,7 +86,7 @@ def at_default_share(group: Content) -> list[Content]:
         case
         for case in group["cases"]
         if case["batch"] == group["batch"]
-        and case["share"] == CONTENDERS[case["method"]].share
+        and case["share"] == CONTENDERS[case["method"]].cost.share
     ]
 
 
@@ -123,7 +123,8 @@ def share_in_words(case: Content) -> str:
     """Such as "k = 1/4"; "" for a method without a share."""
     if case["share"] is None:
         return ""
-    return f"{CONTENDERS[case['method']].share_name} = {fraction(case['share'])}"
+    name = CONTENDERS[case["method"]].cost.share_name
+    return f"{name} = {fraction(case['share'])}"
 
 
 def fraction(share: float) -> str:

@@ -7,43 +7,7 @@ result says which of the two a method is limited by.
 import math
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Traffic:
-    """What a method sends in a step, and when.
-
-    Attributes:
-      climb: all-reduces of the gradient's size before the descent: 0 or 1.
-      selects: whether losses of the whole batch are compared.
-      numbers: of the info (for SGD: the loss), which ride in the last all-reduce. The
-        geometry of a synchronized climb is known on every device anyway.
-    """
-
-    climb: int
-    selects: bool
-    numbers: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """Forward passes' worth of arithmetic per example, in the two parts of a step.
-
-    Attributes:
-      climb: until the ascent gradient is there.
-      descent: from there on; backward passes count two.
-      climb_backward: of `climb`, the backward pass, under which its all-reduce can hide.
-      descent_backward: the same of `descent`.
-    """
-
-    climb: float
-    descent: float
-    climb_backward: float
-    descent_backward: float
-
-    @property
-    def total(self) -> float:
-        """Of the whole step; SGD's is 3."""
-        return self.climb + self.descent
+from experiments.methods.cost import Traffic, Work
 
 
 @dataclass(frozen=True)
@@ -134,24 +98,3 @@ def step_seconds(
     waits = max(0.0, message - hidden * work.descent_backward)
     waits += traffic.climb * max(0.0, message - hidden * work.climb_backward)
     return each * work.total + waits, waits
-
-
-def k_sam_work(k: float) -> Work:
-    """K-SAM with a shared forward pass: 1 + 5k."""
-    return Work(1 + 2 * k, 3 * k, 2 * k, 2 * k)
-
-
-# What each way to train sends, with a synchronized climb and without one.
-SGD = Traffic(0, False, 1)
-TOGETHER, APART = Traffic(1, False, 3), Traffic(0, False, 6)
-SELECTING_TOGETHER, SELECTING_APART = Traffic(1, True, 3), Traffic(0, True, 6)
-# A climb along past steps sends nothing.
-BY_PAST = Traffic(0, True, 3)
-
-SGD_WORK = Work(0, 3, 0, 2)
-SAM_WORK = Work(3, 3, 2, 2)
-
-
-def k_momentum_sam_work(k: float) -> Work:
-    """K-Momentum-SAM with a shared forward pass: 1 + 2k."""
-    return Work(0, 1 + 2 * k, 0, 2 * k)

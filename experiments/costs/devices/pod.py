@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.costs.devices import formulas
-from experiments.costs.devices.formulas import Cluster, Model, Traffic, Work
-from experiments.methods.colours import BLACK, BLUE, GREEN, ORANGE, VERMILLION
+from experiments.costs.devices.formulas import Cluster, Model
+from experiments.costs.devices.spread import APART
+from experiments.methods import METHODS, without_share
+from experiments.methods.colours import ORANGE
+from experiments.methods.cost import Cost, Traffic, Work
 
 # ViT-S/16 (DeiT-S) at 224 x 224: 22e6 parameters and 4.6e9 multiply-adds per image (Liu et
 # al., Swin Transformer, 2021, table 1).
@@ -24,41 +29,59 @@ HOSTS = replace(
 )
 BATCH = 4096
 DEVICES = tuple(2**i for i in range(9))
-K = 0.25
 
-# Name -> what it is called, its work and traffic, its line.
-LINES: dict[str, tuple[str, Work, Traffic, str, str]] = {
-    "sgd": ("SGD", formulas.SGD_WORK, formulas.SGD, BLACK, "-"),
-    "sam": ("SAM", formulas.SAM_WORK, formulas.TOGETHER, BLUE, "-"),
-    "sam_m": ("SAM, m-sharpness", formulas.SAM_WORK, formulas.APART, BLUE, "--"),
-    "k_sam": (
-        "K-SAM, k = 1/4",
-        formulas.k_sam_work(K),
-        formulas.SELECTING_TOGETHER,
-        VERMILLION,
-        "-",
-    ),
-    "k_sam_m": (
-        "K-SAM, k = 1/4, m-sharpness",
-        formulas.k_sam_work(K),
-        formulas.SELECTING_APART,
-        VERMILLION,
-        "--",
-    ),
-    "k_sam_half_m": (
-        "K-SAM, k = 1/2, m-sharpness",
-        formulas.k_sam_work(0.5),
-        formulas.SELECTING_APART,
-        ORANGE,
-        "--",
-    ),
-    "k_momentum_sam": (
-        "K-Momentum-SAM, k = 1/4",
-        formulas.k_momentum_sam_work(K),
-        formulas.BY_PAST,
-        GREEN,
-        "-",
-    ),
+
+class Line(NamedTuple):
+    """A method in the picture: as its row has it, but for what is said here.
+
+    Attributes:
+      method: its row.
+      is_apart: whether each device climbs on its own.
+      share: instead of the row's.
+      colour: as well.
+    """
+
+    method: str
+    is_apart: bool = False
+    share: float | None = None
+    colour: str | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """The row's."""
+        cost = METHODS[self.method].cost
+        assert cost is not None
+        return cost
+
+    @property
+    def label(self) -> str:
+        """What the picture calls it."""
+        share = self.share or self.cost.share
+        words = f", {self.cost.share_name} = {Fraction(share)}" if share else ""
+        return without_share(self.method) + words + APART * self.is_apart
+
+    @property
+    def work(self) -> Work:
+        """What it computes."""
+        assert self.cost.work is not None
+        return self.cost.work(self.share or self.cost.share or 1.0)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What it sends."""
+        found = self.cost.apart if self.is_apart else self.cost.traffic
+        assert found is not None
+        return found
+
+
+LINES = {
+    "sgd": Line("sgd"),
+    "sam": Line("sam"),
+    "sam_m": Line("sam", is_apart=True),
+    "k_sam": Line("k_sam"),
+    "k_sam_m": Line("k_sam", is_apart=True),
+    "k_sam_half_m": Line("k_sam", is_apart=True, share=0.5, colour=ORANGE),
+    "k_momentum_sam": Line("k_momentum_sam"),
 }
 
 
@@ -84,11 +107,9 @@ def compute(chosen: Mapping[str, float], overlap: float) -> dict[str, Any]:
 
 def _seconds(cluster: Cluster, overlap: float) -> dict[str, Any]:
     found = {}
-    for name, (_, work, traffic, _, _) in LINES.items():
-        pairs = [
-            formulas.step_seconds(work, traffic, VIT_S, cluster, devices, BATCH, overlap)
-            for devices in DEVICES
-        ]
+    for name, line in LINES.items():
+        step = partial(formulas.step_seconds, line.work, line.traffic, VIT_S, cluster)
+        pairs = [step(devices, BATCH, overlap) for devices in DEVICES]
         found[name] = {
             "step_seconds": [step for step, _ in pairs],
             "waiting_seconds": [waiting for _, waiting in pairs],
@@ -116,10 +137,11 @@ def _draw_cluster(
     axes: Axes, computed: Mapping[str, Any], cluster: Mapping[str, Any]
 ) -> None:
     sgd = cluster["methods"]["sgd"]["step_seconds"]
-    for name, (label, _, _, colour, style) in LINES.items():
+    for name, line in LINES.items():
         seconds = cluster["methods"][name]["step_seconds"]
         ratios = [mine / its for mine, its in zip(seconds, sgd, strict=True)]
-        axes.plot(computed["devices"], ratios, style, color=colour, label=label, lw=2)
+        colour, style = line.colour or line.cost.colour, "--" if line.is_apart else "-"
+        axes.plot(computed["devices"], ratios, style, color=colour, label=line.label, lw=2)
     _mark_waiting(axes, computed["devices"], cluster["methods"]["sgd"])
     axes.set_xscale("log", base=2)
     axes.set_xticks(computed["devices"], [str(n) for n in computed["devices"]])

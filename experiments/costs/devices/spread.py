@@ -8,6 +8,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -21,11 +22,14 @@ from jaxtyping import Array, PyTree
 import ksam_jax
 from experiments.configs.benchmark import Workload
 from experiments.costs.benchmark.task import Batch, Task, random_batch
-from experiments.costs.devices import formulas
+from experiments.methods import from_known_to_ours, without_share
+from experiments.methods.cost import Cost, Traffic
 from experiments.processes.sharded import data_mesh
 
 WAYS = ("shard_map", "jit", "fsdp")
 BASE = optax.sgd(1e-3, momentum=0.9)
+# Behind the label of a method whose climb is each device's own.
+APART = ", m-sharpness"
 # A smaller array isn't worth being spread.
 SMALLEST_SHARDED = 1024
 
@@ -39,34 +43,34 @@ class Method:
 
     Attributes:
       label: what the tables call it.
-      make: takes what says how it is spread; None for SGD.
+      cost: how it is made.
       traffic: what the formula says that it sends.
       sync_ascent: see `ksam_jax.sharpness_aware`.
     """
 
     label: str
-    make: Callable[..., optax.GradientTransformationExtraArgs] | None
-    traffic: formulas.Traffic
+    cost: Cost
+    traffic: Traffic
     sync_ascent: bool = True
 
 
-_K_SAM = partial(ksam_jax.k_sam, k=0.25)
-_ESAM = partial(ksam_jax.esam, gamma=0.5)
-_K_MOMENTUM_SAM = partial(ksam_jax.k_momentum_sam, k=0.25)
+def _ways_to_climb(name: str, cost: Cost) -> dict[str, Method]:
+    """A method with a synchronized climb, and with one of each device's own."""
+    share = f", {cost.share_name} = {Fraction(cost.share)}" if cost.share else ""
+    label, found = without_share(name) + share, {}
+    if cost.traffic is not None:
+        found[name] = Method(label, cost, cost.traffic)
+    if cost.apart is not None:
+        found[f"{name}_m"] = Method(f"{label}{APART}", cost, cost.apart, False)
+    return found
+
+
+# All whose traffic is known.
 METHODS = {
-    "sgd": Method("SGD", None, formulas.SGD),
-    "sam": Method("SAM", ksam_jax.sam, formulas.TOGETHER),
-    "sam_m": Method("SAM, m-sharpness", ksam_jax.sam, formulas.APART, False),
-    "f_sam": Method("F-SAM", ksam_jax.f_sam, formulas.TOGETHER),
-    "esam": Method("ESAM, gamma = 1/2", _ESAM, formulas.SELECTING_TOGETHER),
-    "esam_m": Method(
-        "ESAM, gamma = 1/2, m-sharpness", _ESAM, formulas.SELECTING_APART, False
-    ),
-    "k_sam": Method("K-SAM, k = 1/4", _K_SAM, formulas.SELECTING_TOGETHER),
-    "k_sam_m": Method(
-        "K-SAM, k = 1/4, m-sharpness", _K_SAM, formulas.SELECTING_APART, False
-    ),
-    "k_momentum_sam": Method("K-Momentum-SAM, k = 1/4", _K_MOMENTUM_SAM, formulas.BY_PAST),
+    name: method
+    for row in from_known_to_ours().values()
+    if row.cost is not None
+    for name, method in _ways_to_climb(row.name, row.cost).items()
 }
 
 
@@ -118,14 +122,15 @@ def sharded_share(task: Task, devices: int) -> tuple[int, float]:
 
 def _step(method: Method, way: str, devices: int, loss_fn: Any) -> tuple[Any, Step]:
     axis_name = "data" if way == "shard_map" else None
-    if method.make is None:
+    if method.cost.make is None:
         return BASE, partial(_sgd_step, loss_fn, axis_name)
+    made = partial(method.cost.made, method.cost.share)
     if way == "shard_map":
-        ours = method.make(axis_name=axis_name, sync_ascent=method.sync_ascent)
+        ours = made(axis_name=axis_name, sync_ascent=method.sync_ascent)
     elif way and (method.traffic.selects or not method.sync_ascent):
-        ours = method.make(groups=devices, sync_ascent=method.sync_ascent)
+        ours = made(groups=devices, sync_ascent=method.sync_ascent)
     else:
-        ours = method.make()
+        ours = made()
     tx = optax.chain(ours, BASE)
     return tx, partial(_our_step, tx, loss_fn)
 
