@@ -31,8 +31,8 @@ from tyro.conf import arg
 
 from experiments.configs.compare import CIFAR10
 from experiments.configs.options import DataDir
-from experiments.data import datasets
-from experiments.data.datasets import Dataset, Examples
+from experiments.data import catalogue
+from experiments.data.examples import Dataset, Examples
 from experiments.models import ResNet
 from experiments.shell import cli, files, progress
 from experiments.training.replicas import batch_rows
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and returns the exit status."""
     config = cli.parse(Config, argv, PROG, __doc__ or "")
     cli.at_least("seeds", config.seeds, 2)
-    dataset = datasets.load("cifar10", config.data_dir)
+    dataset = catalogue.load("cifar10", config.data_dir)
     folder = cli.writable(config.out / "batchnorm")
     rows = measured(dataset, SETUP, config.seeds, progress.console())
     content = _about(config, dataset, SETUP) | {

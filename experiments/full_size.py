@@ -32,8 +32,9 @@ from tyro.conf import arg
 
 from experiments.configs import rows
 from experiments.configs.experiment import Experiment
-from experiments.data import imagenet, titles
-from experiments.data.augment import Normalization
+from experiments.configs.full_size import CONFIGS
+from experiments.data import catalogue
+from experiments.data.examples import Kind
 from experiments.data.pipeline import Rows
 from experiments.data.tokens import Tokens
 from experiments.methods import METHODS
@@ -43,21 +44,13 @@ from experiments.processes import sharded
 from experiments.results import terminal
 from experiments.shell import cli, files, progress
 from experiments.training.harness import programs
-from experiments.training.harness.programs import Kind, Programs
+from experiments.training.harness.programs import Programs
 from experiments.training.step import TrainState
 
 PROG = "python -m experiments.full_size"
-CONFIGS = (
-    *(f"imagenet_resnet50_{method}" for method in ("sgd", "sam", "k_sam_half")),
-    *(f"imagenet_vit_s_16_{method}" for method in ("adamw", "sam", "k_sam_half")),
-    *(f"glue_sst2_bert_base_{method}" for method in ("adamw", "sam", "k_sam")),
-)
-BERTS_VOCABULARY = 30_522
-# What datasets are like, so that none must be there; digits are to try it out.
+# Of those only that are known without being there.
 KINDS = {
-    "digits": Kind((8, 8, 1), 10, 1797, Normalization((0.3,), (0.4,))),
-    imagenet.NAME: Kind((224, 224, 3), 1000, 1_281_167, imagenet.NORMALIZATION),
-    "glue/sst2": Kind((128,), 2, 67_349, None, BERTS_VOCABULARY),
+    name: found.kind for name, found in catalogue.DATASETS.items() if found.kind is not None
 }
 OWN = "own"
 # Machine code isn't optimized, since none is run; XLA's program, which is counted, is.
@@ -72,7 +65,7 @@ def kind_of(experiment: Experiment) -> Kind:
     if kind.vocabulary is None:
         return kind
     is_bert = zoo.MODELS[experiment.model].bert is not None
-    vocabulary = BERTS_VOCABULARY if is_bert else experiment.vocabulary
+    vocabulary = kind.vocabulary if is_bert else experiment.vocabulary
     return kind._replace(shape=(experiment.length,), vocabulary=vocabulary)
 
 
@@ -195,7 +188,7 @@ def count(experiment: Experiment, mesh: Mesh) -> dict[str, Any]:
     return {
         "method": METHODS[experiment.method].label,
         "is_baseline": experiment.method == experiment.optimizer,
-        "dataset": titles.of(experiment.dataset),
+        "dataset": catalogue.title(experiment.dataset),
         "model": zoo.title(experiment.model, experiment.norm),
         "batch_per_device": experiment.batch_size // mesh.size,
         "parameters": made.parameters,

@@ -39,7 +39,7 @@ from experiments.configs.options import (
     chosen_methods,
 )
 from experiments.configs.spaces import Interval, space
-from experiments.data import datasets
+from experiments.data import catalogue
 from experiments.methods import DEFAULT, METHODS
 from experiments.models import pure
 from experiments.shell import cli, progress
@@ -198,7 +198,7 @@ def search_missing(config: Config, protocol: Protocol, found: choices.Choices) -
         for name in METHODS
         if name in config.methods and not found.has(name, split)
     ]
-    dataset = datasets.load(protocol.dataset, config.data_dir)
+    dataset = catalogue.load(protocol.dataset, config.data_dir)
     model = pure(protocol.build(dataset.shape, dataset.classes), protocol.keep)
     measures = evaluator(model, protocol)
     trainers = {name: trainer(METHODS[name], model, protocol) for name in config.methods}

@@ -18,7 +18,7 @@ class Protocol:
     """How one dataset is split, scaled and trained on.
 
     Attributes:
-      dataset: its name in `experiments.data.datasets`.
+      dataset: its name in `experiments.data.catalogue`.
       train: training examples of each split.
       validation: validation examples of each split. On digits, what is left of the
         dataset is the split's test set; elsewhere the official test set is.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from experiments.configs.experiment import Row
 from experiments.configs.rows import ROWS
-from experiments.data import titles
+from experiments.data import catalogue
 from experiments.models import zoo
 from experiments.shell.cli import one_of
 
@@ -41,7 +41,7 @@ def by_family(rows: Iterable[Row]) -> dict[str, Table]:
 
 def _table(name: str, family: list[Row]) -> Table:
     what = family[0].experiment
-    dataset = titles.of(what.dataset)
+    dataset = catalogue.title(what.dataset)
     some = f" ({what.train_examples:,} training examples)" if what.train_examples else ""
     title = f"{dataset}{some}, {zoo.title(what.model, what.norm)}"
     names = tuple(row.name for row in family)

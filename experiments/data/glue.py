@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.data import datasets
+from experiments.data.prepared import data_source
 from experiments.shell.cli import UsageError, one_of
 
 UNKNOWN = -1  # TFDS's label where there is none
@@ -88,7 +88,7 @@ def load(name: str, data_dir: Path | None, split: str) -> RawTexts:
     # A folder may lack the test split, and then TFDS would call all of it unprepared.
     if split.startswith("test"):
         raise _not_public(name, split)
-    source = datasets.data_source(name, split, data_dir)
+    source = data_source(name, split, data_dir)
     rows = source.__getitems__(list(range(len(source))))
     labels = [row["label"] for row in rows]
     if UNKNOWN in labels:

@@ -20,9 +20,9 @@ from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from experiments.data import datasets
+from experiments.data import prepared
 from experiments.data.augment import Normalization
-from experiments.data.datasets import Dataset, Examples
+from experiments.data.examples import Dataset, Examples
 from experiments.shell.cli import UsageError, one_of
 
 NAME = "imagenet2012"
@@ -93,7 +93,7 @@ def _source(data_dir: Path | None, split: str) -> Any:
 
     # The files' bytes, since TFDS would decode more than is needed.
     decoders = {"image": tfds.decode.SkipDecoding()}
-    return datasets.data_source(NAME, split, data_dir, decoders=decoders)
+    return prepared.data_source(NAME, split, data_dir, decoders=decoders)
 
 
 def _fetched(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
-from experiments.data.datasets import Dataset, Examples
+from experiments.data.examples import Dataset, Examples
 from experiments.shell.cli import UsageError
 
 LIMIT = 2 * 1024**3

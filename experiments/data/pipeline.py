@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from experiments.data.datasets import Dataset, Examples
+from experiments.data.examples import Dataset, Examples
 from experiments.data.memory import compact
 from experiments.shell.cli import UsageError
 

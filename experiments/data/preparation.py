@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from experiments.data import augment
 from experiments.data.augment import Augmentation, Normalization
-from experiments.data.datasets import Batch
+from experiments.data.examples import Batch
 from experiments.data.pipeline import Rows
 
 # Of the run's seed; weights and augmentation have others (`experiments.data.augment`).

@@ -1,17 +1,21 @@
 """GLUE's texts as tokens, by a vocabulary that is learnt or read."""
 
 import dataclasses
+import functools
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from experiments.data import glue, memory, wordpiece
-from experiments.data.datasets import Dataset, Examples
+from experiments.data.drawn import drawn
+from experiments.data.examples import Dataset, Examples, Kind
 from experiments.data.glue import RawTexts
+from experiments.data.named import WORTH_A_LINE, Inputs, Named, Wanted, together
 
 # Its test labels aren't public, so that everybody quotes these.
 JUDGED_ON = "GLUE validation"
@@ -50,6 +54,47 @@ def _raw(found: RawTexts) -> Dataset:
         metrics=found.metrics,
         judged_on=JUDGED_ON,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts(Named):
+    """A task whose examples are one or two texts."""
+
+    things: ClassVar[str] = "texts"
+
+    @property
+    def least_length(self) -> int:
+        """Room for the tokens around the texts, and for one of each."""
+        return 1 + 2 * len(glue.TASKS[self.name].texts)
+
+    def inputs(self, wanted: Wanted) -> Inputs:
+        """See `Named`."""
+        return in_tokens(self.name, wanted)
+
+
+def of_task(name: str, kind: Kind | None = None) -> Texts:
+    """A task of GLUE as a data set."""
+    task = glue.TASKS[name]
+    return Texts(name, task.title, task.metrics, kind, task.classes == 1)
+
+
+@functools.lru_cache(maxsize=4)
+def in_tokens(name: str, wanted: Wanted) -> Inputs:
+    """All texts of a task as tokens, in memory."""
+    start = time.monotonic()
+    whole, official = load(name, wanted.data_dir)
+    numbers = drawn(whole, wanted.train, wanted.held)
+    train = memory.part(whole, numbers.train)
+    reader = Reader(wanted.length, wanted.vocabulary, wanted.pretrained)
+    encode = reader.encoder(train)
+    parts = {"validation": memory.part(whole, numbers.validation), **official}
+    judged = {purpose: encode(part) for purpose, part in parts.items()}
+    found = together(encode(train), judged, None)
+    if wanted.console is not None and train.size > WORTH_A_LINE:
+        taken = f"{time.monotonic() - start:.1f} s"
+        said = f"{whole.title}: {train.size} training texts in tokens, {taken}"
+        wanted.console.print(said)
+    return found
 
 
 class Reader(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from experiments.data.datasets import Examples
+from experiments.data.examples import Examples
 from experiments.flatness.solutions import Losses, in_batches, replica
 from experiments.methods import METHODS
 from experiments.results import plots, report

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from experiments.data.datasets import Examples
+from experiments.data.examples import Examples
 from experiments.training.evaluation import chunks
 
 # So many examples at once: about as many as in a step of the training, and whole groups

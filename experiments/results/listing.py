@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.configs.experiment import Experiment, Published, Row
-from experiments.data import titles
+from experiments.data import catalogue
 from experiments.data.augment import Augmentation
 from experiments.methods import METHODS
 from experiments.models.zoo import title
@@ -138,7 +138,7 @@ def accuracy(published: Published) -> str:
 
 def described(experiment: Experiment) -> str:
     """All that the rows of a family have in common."""
-    dataset = titles.of(experiment.dataset)
+    dataset = catalogue.title(experiment.dataset)
     some = experiment.train_examples
     parts = [
         *([f"{some:,} training examples"] if some else []),

@@ -17,7 +17,7 @@ from experiments.configs.options import (
     MethodNames,
     chosen_methods,
 )
-from experiments.data import datasets
+from experiments.data import catalogue
 from experiments.methods import DEFAULT
 from experiments.shell import cli, files
 from experiments.training.splits import draw_test
@@ -114,7 +114,7 @@ def prepared(
     Raises:
       UsageError: if data or hyperparameters are missing, or the folder can't be written to.
     """
-    dataset = datasets.load(protocol.dataset, options.data_dir)
+    dataset = catalogue.load(protocol.dataset, options.data_dir)
     folder = cli.writable(options.out / options.dataset)
     noise = options.label_noise
     chosen = choices.best_available(options.dataset, noise, options.chosen)

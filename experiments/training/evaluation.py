@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from experiments.configs.compare import Protocol
-from experiments.data.datasets import Examples
+from experiments.data.examples import Examples
 from experiments.judging.objectives import cross_entropy, most_likely
 from experiments.judging.rise import uphill
 from experiments.models import PureModel

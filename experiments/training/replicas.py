@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, PyTree
 
 from experiments import methods
 from experiments.configs.compare import Protocol
-from experiments.data.datasets import Batch, Examples
+from experiments.data.examples import Batch, Examples
 from experiments.methods import Hyperparameters, Method
 from experiments.models import PureModel
 from experiments.models.pure import Variables

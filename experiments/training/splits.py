@@ -7,10 +7,11 @@ for hyperparameters can be given the one and never hold the other.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from experiments.configs.compare import Protocol
-from experiments.data.datasets import Dataset, Examples
+from experiments.data.drawn import shuffled
+from experiments.data.examples import Dataset, Examples
+from experiments.data.label_noise import mislabel
 
 
 class TrainingSplit(NamedTuple):
@@ -45,24 +46,6 @@ def draw_test(dataset: Dataset, protocol: Protocol, split: int) -> Examples:
         return _scaled(dataset.official_test(), protocol)
     rest = shuffled(dataset, split)[protocol.train + protocol.validation :]
     return _scaled(dataset.fetch(rest), protocol)
-
-
-def mislabel(
-    labels: Int[np.ndarray, " n"], fraction: float, classes: int, split: int
-) -> Int[np.ndarray, " n"]:
-    """Replaces that fraction of the labels by another class, each equally likely."""
-    # A stream of its own: the split's examples don't depend on the noise.
-    rng = np.random.default_rng([split, 1])
-    chosen = rng.permutation(len(labels))[: round(fraction * len(labels))]
-    noisy = labels.copy()
-    shift = rng.integers(1, classes, size=len(chosen), dtype=labels.dtype)
-    noisy[chosen] = (noisy[chosen] + shift) % classes
-    return noisy
-
-
-def shuffled(dataset: Dataset, split: int) -> Int[np.ndarray, " n"]:
-    """The examples' numbers in the order in which the split takes them."""
-    return np.random.default_rng([split, 0]).permutation(dataset.size)
 
 
 def _scaled(examples: Examples, protocol: Protocol) -> Examples:

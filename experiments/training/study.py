@@ -14,7 +14,7 @@ from experiments.configs.choices import Choices
 from experiments.configs.compare import Protocol
 from experiments.costs import cost
 from experiments.costs.timing import operations
-from experiments.data.datasets import Batch, Dataset, Examples
+from experiments.data.examples import Batch, Dataset, Examples
 from experiments.methods import METHODS, Hyperparameters
 from experiments.models import PureModel, pure
 from experiments.results.records import Runs

@@ -8,7 +8,7 @@ import pytest
 from hand_chosen import write_choices
 
 from experiments.configs.compare import DIGITS
-from experiments.data import datasets
+from experiments.data import catalogue
 from experiments.models import MLP, pure
 
 
@@ -24,7 +24,7 @@ def pytest_runtest_protocol():
 
 @pytest.fixture(scope="session")
 def digits():
-    return datasets.load("digits")
+    return catalogue.load("digits")
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import pytest
 
 from experiments import batchnorm
 from experiments.batchnorm import Setup
-from experiments.data import datasets
-from experiments.data.datasets import Dataset, Examples
+from experiments.data import catalogue
+from experiments.data.examples import Dataset, Examples
 from experiments.models import ResNet
 from experiments.pages import renders
 from experiments.shell import cli
@@ -101,7 +101,7 @@ def test_the_result_has_mean_and_spread_over_seeds(monkeypatch, tmp_path):
         size=20,
         fetch=lambda rows: Examples(examples.inputs[rows], examples.labels[rows]),
     )
-    monkeypatch.setattr(datasets, "load", lambda name, folder: dataset)
+    monkeypatch.setattr(catalogue, "load", lambda name, folder: dataset)
     monkeypatch.setattr(batchnorm, "SETUP", TINY)
     options = ["--data-dir", str(tmp_path), "--seeds", "2", "--out", str(tmp_path)]
     assert cli.run(batchnorm.main, options) == 0

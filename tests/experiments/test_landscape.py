@@ -17,8 +17,8 @@ import runs
 
 from experiments import landscape
 from experiments.configs import rows
-from experiments.data import datasets, memory
-from experiments.data.datasets import Examples
+from experiments.data import catalogue, memory
+from experiments.data.examples import Examples
 from experiments.flatness.landscapes import measured, pictures, solutions
 from experiments.flatness.landscapes.measured import Look
 from experiments.flatness.landscapes.solutions import Batches, Solution
@@ -216,7 +216,7 @@ def look(count, size, points=3, radius=1.0):
     """At examples 0, 1, 2, ..."""
     numbers = np.arange(count)
     images = np.zeros((count, 1, 1, 1), np.uint8)
-    whole = datasets.load("digits")
+    whole = catalogue.load("digits")
     dataset = memory.resident(whole, Examples(images, numbers.astype(np.int32)))
     return Look(points, radius, Batches(dataset, size))
 

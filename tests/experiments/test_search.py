@@ -12,8 +12,8 @@ from experiments.configs import compare
 from experiments.configs.choices import read
 from experiments.configs.options import BEFORE_SGD
 from experiments.configs.spaces import Interval, space
-from experiments.data import datasets
-from experiments.data.datasets import Examples
+from experiments.data import catalogue
+from experiments.data.examples import Examples
 from experiments.shell import cli
 from experiments.training import splits
 from experiments.training.evaluation import Evaluator
@@ -115,7 +115,7 @@ def test_test_examples_are_never_loaded(tmp_path, monkeypatch, quick, digits, pr
         raise AssertionError("the search asked for the official test set")
 
     watched = replace(digits, fetch=recording, official_test=forbidden)
-    monkeypatch.setattr(datasets, "load", lambda name, data_dir: watched)
+    monkeypatch.setattr(catalogue, "load", lambda name, data_dir: watched)
     assert run(tmp_path, "--methods", "sgd") == 0
     touched, fetched[:] = set(fetched), []
     draw_test(replace(watched, official_test=None), protocol, 0)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from experiments import figures, sharpness
-from experiments.data.datasets import Examples
+from experiments.data.examples import Examples
 from experiments.flatness import measures, report, tabulated
 from experiments.flatness.measures import LOSS, MEASURES, Value
 from experiments.flatness.solutions import in_batches, replica

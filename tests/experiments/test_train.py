@@ -13,9 +13,9 @@ import runs
 from experiments import train
 from experiments.configs import rows
 from experiments.configs.experiment import Experiment
-from experiments.data import datasets
+from experiments.data import catalogue, images
 from experiments.data.augment import Augmentation
-from experiments.training.harness import folder, inputs, run
+from experiments.training.harness import folder, run
 
 pytestmark = pytest.mark.xdist_group("train")
 
@@ -114,18 +114,18 @@ def test_data_that_is_not_there_is_said_how_to_prepare(tmp_path):
 
 
 def test_labels_of_no_class_are_refused(tmp_path, monkeypatch):
-    digits = datasets.load("digits")
+    digits = catalogue.load("digits")
 
     def fetch(numbers):
         found = digits.fetch(numbers)
         return found._replace(labels=np.where(numbers == 5, 10, found.labels))
 
     wrong = dataclasses.replace(digits, fetch=fetch)
-    inputs._decoded.cache_clear()
+    images.in_memory.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(datasets, "load", lambda *which: wrong)
+        patch.setattr(images.Digits, "open", lambda *which: wrong)
         found = runs.run(tmp_path, command=SGD)
-    inputs._decoded.cache_clear()
+    images.in_memory.cache_clear()
     runs.assert_one_line(found, 2)
     assert "labels of digits must be from 0 to 9; got 10 at example" in found.err
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from experiments.configs.experiment import Experiment
 from experiments.data import memory, pipeline
 from experiments.data.augment import Augmentation
-from experiments.data.datasets import Dataset
+from experiments.data.examples import Dataset
 from experiments.data.pipeline import Rows
 from experiments.methods import METHODS, label
 from experiments.models.pure import Variables

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 
 from experiments.configs.experiment import Experiment
-from experiments.data import datasets, glue, imagenet, wordpiece
+from experiments.data import catalogue, wordpiece
 from experiments.data.augment import NOTHING
+from experiments.data.named import Named
 from experiments.methods import METHODS
 from experiments.models import zoo
 from experiments.shell.cli import UsageError, one_of
 from experiments.training import optimizers
 
-DATASETS = ("digits", *datasets.TITLES, imagenet.NAME, *glue.TASKS)
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -31,20 +31,20 @@ def check(experiment: Experiment) -> None:
         raise UsageError(f"--clip must be positive and finite; got {experiment.clip:g}")
     _optimizer(experiment)
     zoo.title(experiment.model, experiment.norm)
-    if experiment.dataset in glue.TASKS:
-        _of_texts(experiment)
+    named = catalogue.named(experiment.dataset)
+    if named.things == "texts":
+        _of_texts(experiment, named)
     else:
         _of_images(experiment)
 
 
 def _names(experiment: Experiment) -> None:
     one_of("method", experiment.method, METHODS)
-    one_of("dataset", experiment.dataset, DATASETS)
+    reads = catalogue.named(experiment.dataset).things
     one_of("model", experiment.model, zoo.MODELS)
     one_of("optimizer", experiment.optimizer, optimizers.OPTIMIZERS)
     one_of("schedule", experiment.schedule, optimizers.SCHEDULES)
     one_of("dtype", experiment.dtype, zoo.DTYPES)
-    reads = "texts" if experiment.dataset in glue.TASKS else "images"
     if zoo.MODELS[experiment.model].reads != reads:
         names = (name for name, model in zoo.MODELS.items() if model.reads == reads)
         raise UsageError(
@@ -63,18 +63,17 @@ def _optimizer(experiment: Experiment) -> None:
         )
 
 
-def _of_texts(experiment: Experiment) -> None:
+def _of_texts(experiment: Experiment, named: Named) -> None:
     if experiment.augmentation != NOTHING:
         raise UsageError(
             f"--augmentation is for images; --dataset {experiment.dataset} has texts"
         )
-    if experiment.label_smoothing and glue.TASKS[experiment.dataset].classes == 1:
+    if experiment.label_smoothing and named.predicts_numbers:
         raise UsageError(
             f"--label-smoothing must be 0 with --dataset {experiment.dataset}, whose "
             f"labels are numbers; got {experiment.label_smoothing:g}"
         )
-    # Room for the tokens around the texts, and for one of each.
-    least = 1 + 2 * len(glue.TASKS[experiment.dataset].texts)
+    least = named.least_length
     if experiment.length < least:
         raise UsageError(f"--length must be at least {least}; got {experiment.length}")
     _pretrained(experiment)

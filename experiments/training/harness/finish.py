@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from experiments.data import catalogue
 from experiments.shell import files
 from experiments.shell.cli import RunError
 from experiments.training.harness import folder, judging, metrics
@@ -42,7 +43,7 @@ def about(job: Job) -> dict[str, Any]:
         "dataset": {
             "title": test.title,
             "source": test.source,
-            "things": "texts" if test.vocabulary else "images",
+            "things": catalogue.named(job.experiment.dataset).things,
             "judged_on": test.judged_on,
             "train": job.inputs.train.size,
             "validation": validation.size if validation else 0,

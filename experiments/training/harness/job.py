@@ -14,14 +14,15 @@ from jaxtyping import PyTree
 from rich.console import Console
 
 from experiments.configs.experiment import Experiment
+from experiments.data.examples import Kind
+from experiments.data.named import Inputs
 from experiments.data.pipeline import Batches
 from experiments.methods import METHODS
 from experiments.models import huggingface
 from experiments.processes import sharded
 from experiments.shell.cli import UsageError
 from experiments.training.harness import checked, inputs, programs, updates
-from experiments.training.harness.inputs import Inputs
-from experiments.training.harness.programs import Kind, Programs
+from experiments.training.harness.programs import Programs
 from experiments.training.step import TrainState
 
 # That read batches ahead; within one, images are decoded side by side.

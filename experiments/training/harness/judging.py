@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import pipeline
-from experiments.data.datasets import Dataset
+from experiments.data.examples import Dataset
 from experiments.data.pipeline import Rows
 from experiments.judging import scores
 from experiments.processes import sharded

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from experiments.configs.experiment import Experiment
 from experiments.data import preparation
-from experiments.data.augment import Normalization
+from experiments.data.examples import Kind
 from experiments.data.pipeline import Rows
 from experiments.data.preparation import Preparation
 from experiments.judging import objectives
@@ -28,24 +28,6 @@ from experiments.training.step import Note, TrainState
 
 # Of the run's seed; augmentation has another number (`experiments.data.augment`).
 WEIGHTS = 0
-
-
-class Kind(NamedTuple):
-    """What programs must know of the examples.
-
-    Attributes:
-      shape: (height, width, depth) of an image, (length,) of a text.
-      classes: how many; 1 where a number is predicted.
-      examples: how many to train on.
-      normalization: of the training images; None of texts.
-      vocabulary: of texts; None of images.
-    """
-
-    shape: tuple[int, ...]
-    classes: int
-    examples: int
-    normalization: Normalization | None
-    vocabulary: int | None = None
 
 
 class Judged(NamedTuple):

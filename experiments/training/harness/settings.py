@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.configs.experiment import OWN
-from experiments.data import imagenet
+from experiments.data import catalogue
 from experiments.methods import METHODS
 from experiments.models.zoo import MODELS
 from experiments.results import wording
@@ -14,7 +14,6 @@ Content = Mapping[str, Any]
 
 # What only images have, and what only texts have.
 OF_IMAGES = ("augmentation", "norm")
-CUT = "random part of 8% to 100%, then "
 OF_TEXTS = ("dropout", "length", "vocabulary", "pretrained")
 
 
@@ -33,8 +32,8 @@ def rows(result: Content) -> list[tuple[str, str]]:
         if _isnt_of_it(name, result):
             continue
         if name == "augmentation":
-            is_cut = experiment["dataset"] == imagenet.NAME
-            found.append((name, CUT * is_cut + _augmentation(shown)))
+            cut = catalogue.named(experiment["dataset"]).cut
+            found.append((name, cut + _augmentation(shown)))
         elif name == "pretrained" and value is not None:
             # Whose folder it is in is nobody's business.
             found.append((name, Path(value).name))

@@ -11,14 +11,14 @@ import jax
 
 from experiments.configs.experiment import OWN, Experiment, Row
 from experiments.configs.tables import Table
-from experiments.data import glue
+from experiments.data import catalogue
+from experiments.data.drawn import SPLIT
 from experiments.methods import COMMON
 from experiments.models import zoo
 from experiments.results import records
 from experiments.results.report import counted
 from experiments.shell import files
 from experiments.training.harness.grid import Outcome
-from experiments.training.harness.inputs import SPLIT
 
 JPEG = (
     "The images here were stored as JPEG, with losses; published accuracies are of the "
@@ -69,8 +69,7 @@ def content(table: Table, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _quoted(experiment: Experiment) -> str:
-    task = glue.TASKS.get(experiment.dataset)
-    return task.metrics[0] if task else "accuracy"
+    return catalogue.named(experiment.dataset).metrics[0]
 
 
 def _entry(mine: Sequence[Outcome], metric: str) -> dict[str, Any]:

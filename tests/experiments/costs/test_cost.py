@@ -5,7 +5,7 @@ from hand_chosen import values_of
 
 from experiments.configs.compare import DIGITS
 from experiments.costs.cost import Step, measure
-from experiments.data.datasets import Examples
+from experiments.data.examples import Examples
 from experiments.models import pure
 from experiments.training.splits import training_split
 from experiments.training.study import steps

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from experiments.data import augment, memory, pipeline
-from experiments.data.datasets import Dataset, Examples
+from experiments.data.examples import Dataset, Examples
 from experiments.data.pipeline import Batches
 from experiments.processes import sharded
 from experiments.shell.cli import UsageError

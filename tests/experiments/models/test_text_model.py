@@ -18,7 +18,7 @@ from text_oracle import (
     outputs,
 )
 
-from experiments.data.datasets import Batch
+from experiments.data.examples import Batch
 from experiments.data.tokens import Tokens
 from experiments.models import pure
 

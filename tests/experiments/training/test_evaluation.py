@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.configs.compare import DIGITS
-from experiments.data.datasets import Examples
+from experiments.data.examples import Examples
 from experiments.models import PureModel
 from experiments.models.pure import Variables
 from experiments.training import evaluation

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.configs.compare import DIGITS
-from experiments.data.datasets import Dataset, Examples
+from experiments.data.examples import Dataset, Examples
 from experiments.training.splits import draw_test, mislabel, training_split
 
 

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import ksam_jax
-from experiments.data.datasets import Batch
+from experiments.data.examples import Batch
 from experiments.methods.baselines import mean_gradient
 from experiments.models.pure import pure
 from experiments.training import step

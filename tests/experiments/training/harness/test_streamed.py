@@ -15,8 +15,8 @@ import tiny_images
 import tiny_tfds
 
 from experiments import train
-from experiments.data import imagenet
-from experiments.data.datasets import Dataset
+from experiments.data import imagenet, streamed
+from experiments.data.examples import Dataset
 from experiments.data.pipeline import Batches
 from experiments.models import zoo
 from experiments.models.bottleneck import BottleneckResNet
@@ -61,7 +61,7 @@ def _small():
     two = sharded.data_mesh(2)
     make = functools.partial(BottleneckResNet, blocks=(1,), width=4)
     model = zoo.Architecture("tiny ResNet", make, grouped="tiny ResNet, GroupNorm")
-    inputs._streamed.cache_clear()
+    streamed.streamed.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharded, "data_mesh", lambda devices=None: two)
         patch.setitem(zoo.MODELS, "resnet50", model)
@@ -69,7 +69,7 @@ def _small():
         patch.setattr(judging, "BATCH", BATCH)
         yield
     # A model and images of that name are other ones from now on.
-    inputs._streamed.cache_clear()
+    streamed.streamed.cache_clear()
     job.programs._programs.cache_clear()
 
 
@@ -143,7 +143,7 @@ def test_images_are_decoded_batch_by_batch():
     assert {len(one.numbers) for one in whole().fetched} == {BATCH}
     # And none at all before they are needed.
     FETCHED.clear()
-    inputs._streamed.cache_clear()
+    streamed.streamed.cache_clear()
     inputs.load(prepared().experiment, TFDS, None)
     assert not FETCHED
 

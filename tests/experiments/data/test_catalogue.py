@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.data import datasets
+from experiments.data import catalogue, images
 from experiments.shell.cli import UsageError
 
 
@@ -19,10 +19,10 @@ def test_digits(digits):
     assert digits.official_test is None
 
 
-@pytest.mark.parametrize("name", datasets.TITLES)
+@pytest.mark.parametrize("name", [name for name in catalogue.IN_MEMORY if name != "digits"])
 def test_missing_data_names_the_folder_and_the_command(tmp_path, name):
     with pytest.raises(UsageError, match="is not prepared in") as caught:
-        datasets.load(name, tmp_path)
+        catalogue.load(name, tmp_path)
     line = str(caught.value)
     assert f"tfds build {name} --file_format array_record --data_dir {tmp_path}" in line
     assert "\n" not in line
@@ -30,7 +30,7 @@ def test_missing_data_names_the_folder_and_the_command(tmp_path, name):
 
 def test_a_dataset_that_nobody_knows_is_told_with_those_that_are_known():
     with pytest.raises(UsageError, match=r"unknown dataset 'cifar11'.*mean 'cifar10'"):
-        datasets.load("cifar11")
+        catalogue.load("cifar11")
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_a_dataset_that_nobody_knows_is_told_with_those_that_are_known():
 def test_jpeg_is_recognized_by_what_was_written(tmp_path, image, lossy):
     features = {"featuresDict": {"features": {"image": {"image": image}}}}
     (tmp_path / "features.json").write_text(json.dumps(features))
-    assert datasets._is_jpeg(tmp_path) is lossy
+    assert images.is_jpeg(tmp_path) is lossy
