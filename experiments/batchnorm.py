@@ -24,8 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 from rich.console import Console
 from tyro.conf import arg
 
@@ -35,13 +34,11 @@ from experiments.data import catalogue
 from experiments.data.examples import Dataset, Examples
 from experiments.models import ResNet
 from experiments.shell import cli, files, progress
+from experiments.training import batchnorm as gradients
 from experiments.training.replicas import batch_rows
 
 PROG = "python -m experiments.batchnorm"
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
-
-# Name of a definition -> its loss of the chosen examples, and the gradient of that.
-Found = dict[str, tuple[Array, PyTree]]
 
 
 @dataclass(frozen=True)
@@ -79,20 +76,6 @@ class Config:
     ] = Path("results")
 
 
-class Losses(NamedTuple):
-    """A model with BatchNorm as functions of its parameters.
-
-    Attributes:
-      init: random key -> parameters.
-      own: (parameters, batch) -> losses (N,) and the batch's statistics, which they use.
-      given: (parameters, statistics, batch) -> losses (N,) with those statistics.
-    """
-
-    init: Callable[[Array], PyTree]
-    own: Callable[[PyTree, Examples], tuple[Float[Array, " n"], PyTree]]
-    given: Callable[[PyTree, PyTree, Examples], Float[Array, " n"]]
-
-
 class Compiled(NamedTuple):
     """Functions of weights, so that another seed needs no compilation.
 
@@ -111,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and returns the exit status."""
     config = cli.parse(Config, argv, PROG, __doc__ or "")
     cli.at_least("seeds", config.seeds, 2)
-    dataset = catalogue.load("cifar10", config.data_dir)
+    dataset = catalogue.load(CIFAR10.dataset, config.data_dir)
     folder = cli.writable(config.out / "batchnorm")
     rows = measured(dataset, SETUP, config.seeds, progress.console())
     content = _about(config, dataset, SETUP) | {
@@ -154,7 +137,7 @@ def measured(
     images = jnp.asarray((raw.inputs - CIFAR10.shift) / CIFAR10.scale, jnp.float32)
     examples = Examples(images, jnp.asarray(raw.labels))
     build = partial(ResNet, dataset.shape, dataset.classes, widths=setup.widths)
-    functions = compiled(losses(build), setup.chosen)
+    functions = compiled(gradients.losses(build), setup.chosen)
     with progress.Display(console, seeds) as display:
         runs = [
             one_seed(functions, setup, examples, seed, display) for seed in range(seeds)
@@ -171,44 +154,7 @@ def _summary(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def losses(build: Callable[..., Any]) -> Losses:
-    """Splits a model into functions of its parameters and of BatchNorm's statistics.
-
-    Args:
-      build: (rngs=...) -> NNX model whose only other state is those statistics.
-    """
-    normalizing, evaluating, shapes = _modes(build)
-    unused = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    def own(params: PyTree, batch: Examples) -> tuple[Array, PyTree]:
-        merged = nnx.merge(normalizing, params, unused, copy=True)
-        return _cross_entropy(merged, batch), nnx.state(merged, nnx.BatchStat)
-
-    def given(params: PyTree, statistics: PyTree, batch: Examples) -> Array:
-        merged = nnx.merge(evaluating, params, statistics, copy=True)
-        return _cross_entropy(merged, batch)
-
-    return Losses(lambda key: nnx.state(build(rngs=nnx.Rngs(key)), nnx.Param), own, given)
-
-
-def _modes(build: Callable[..., Any]) -> tuple[Any, Any, PyTree]:
-    """How the model is built, for batches' own statistics and for given ones; shapes."""
-    model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, nnx.BatchNorm):
-            module.momentum = 0.0  # The statistics kept are then the last batch's.
-    normalizing, _, shapes = nnx.split(model, nnx.Param, ...)
-    model.eval()
-    evaluating, _, _ = nnx.split(model, nnx.Param, ...)
-    return normalizing, evaluating, shapes
-
-
-def _cross_entropy(model: Any, batch: Examples) -> Float[Array, " n"]:
-    logits = model(batch.inputs)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-
-
-def compiled(model: Losses, chosen: int) -> Compiled:
+def compiled(model: gradients.Losses, chosen: int) -> Compiled:
     """Training by SGD with momentum, and the measurement.
 
     Args:
@@ -227,58 +173,10 @@ def compiled(model: Losses, chosen: int) -> Compiled:
         return optax.apply_updates(params, updates), state
 
     def measure(params: PyTree, batch: Examples) -> dict[str, Array]:
-        return figures(params, gradients(model, params, batch, chosen))
+        found = gradients.gradients(model, params, batch, chosen)
+        return gradients.figures(params, found)
 
     return Compiled(jax.jit(init), jax.jit(advance), jax.jit(measure))
-
-
-def gradients(model: Losses, params: PyTree, batch: Examples, chosen: int) -> Found:
-    """Mean loss of the highest losses, and its gradient, by each of three definitions.
-
-    Args:
-      model: its losses.
-      params: the weights.
-      batch: the whole batch.
-      chosen: how many of the highest losses.
-    """
-    everyone, statistics = model.own(params, batch)
-    _, rows = jax.lax.top_k(everyone, chosen)
-    alone = Examples(batch.inputs[rows], batch.labels[rows])
-    definitions = {
-        "published": lambda p: model.own(p, alone)[0].mean(),
-        "through": lambda p: model.own(p, batch)[0][rows].mean(),
-        "constants": lambda p: model.given(p, statistics, alone).mean(),
-    }
-    return {name: jax.value_and_grad(f)(params) for name, f in definitions.items()}
-
-
-def figures(params: PyTree, found: Found) -> dict[str, Array]:
-    """What the table shows: cosines with the published gradient, norms, and kernels.
-
-    Args:
-      params: the weights.
-      found: the gradients there.
-    """
-    by_name = {name: gradient for name, (_, gradient) in found.items()}
-    published = by_name["published"]
-    norms = {name: optax.tree.norm(gradient) for name, gradient in by_name.items()}
-    return {
-        "cosine_through": _cosine(published, by_name["through"]),
-        "cosine_constants": _cosine(published, by_name["constants"]),
-        "norm_ratio_constants": norms["constants"] / norms["published"],
-    } | {f"kernel_cosine_{name}": _kernels(params, g) for name, g in by_name.items()}
-
-
-def _cosine(a: PyTree, b: PyTree) -> Float[Array, ""]:
-    norms = optax.tree.norm(a) * optax.tree.norm(b)
-    return jnp.divide(optax.tree.vdot(a, b), norms)
-
-
-def _kernels(params: PyTree, gradient: PyTree) -> Float[Array, ""]:
-    """The largest |cosine| between a convolution's kernel and its gradient."""
-    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(gradient), strict=True)
-    cosines = [abs(_cosine(kernel, g)) for kernel, g in pairs if kernel.ndim == 4]
-    return jnp.max(jnp.stack(cosines))
 
 
 def one_seed(

@@ -30,7 +30,8 @@ from experiments.results import output, records
 from experiments.results.output import PICTURE, RESULTS, SLICE
 from experiments.shell import cli, progress
 from experiments.training.comparison import Options, checked, described, prepared
-from experiments.training.study import Study, one_batch, steps, train_all
+from experiments.training.one_step import one_batch, steps
+from experiments.training.study import Study, train_all
 
 PROG = "python -m experiments.compare"
 

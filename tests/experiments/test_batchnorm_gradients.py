@@ -15,6 +15,7 @@ from experiments.data.examples import Dataset, Examples
 from experiments.models import ResNet
 from experiments.pages import renders
 from experiments.shell import cli
+from experiments.training import batchnorm as gradients
 
 SHAPE, CLASSES = (8, 8, 3), 4
 DEFINITIONS = ("published", "through", "constants")
@@ -33,16 +34,16 @@ def random_examples(n):
 @pytest.fixture(scope="module")
 def outcome():
     """Weights, and the losses and gradients there of 5 among 11 examples and of all."""
-    model = batchnorm.losses(partial(ResNet, SHAPE, CLASSES, widths=(4,), blocks=1))
+    model = gradients.losses(partial(ResNet, SHAPE, CLASSES, widths=(4,), blocks=1))
     images, labels = random_examples(11)
     batch = Examples(jnp.asarray((images - 127.5) / 64), jnp.asarray(labels))
 
     @jax.jit
     def compute(key):
         params = model.init(key)
-        some, everyone = (batchnorm.gradients(model, params, batch, n) for n in (5, 11))
+        some, everyone = (gradients.gradients(model, params, batch, n) for n in (5, 11))
         highest = jnp.sort(model.own(params, batch)[0])[-5:].mean()
-        return some, everyone, batchnorm.figures(params, some), highest
+        return some, everyone, gradients.figures(params, some), highest
 
     return compute(jax.random.key(3))
 

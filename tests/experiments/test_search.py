@@ -15,7 +15,7 @@ from experiments.configs.spaces import Interval, space
 from experiments.data import catalogue
 from experiments.data.examples import Examples
 from experiments.shell import cli
-from experiments.training import splits
+from experiments.training import splits, trials
 from experiments.training.evaluation import Evaluator
 from experiments.training.splits import TrainingSplit, draw_test
 
@@ -43,7 +43,7 @@ def searched(monkeypatch, quick):
             "trial": 0,
         }
 
-    monkeypatch.setattr(search, "best", first)
+    monkeypatch.setattr(trials, "best", first)
     return names
 
 
@@ -56,7 +56,7 @@ def run(folder, *options):
 @pytest.mark.parametrize("method", BEFORE_SGD)
 def test_trials_cover_each_range_evenly(method):
     count, ranges = 8, space(method, RATE)
-    for name, values in search.trials(ranges, split=3, count=count).items():
+    for name, values in trials.trials(ranges, split=3, count=count).items():
         interval = ranges[name]
         ends = [interval.at(i / count) for i in range(count + 1)]
         # One trial in each eighth of the range, up to the rounding to four digits.
@@ -65,9 +65,9 @@ def test_trials_cover_each_range_evenly(method):
 
 
 def test_methods_share_positions_and_splits_do_not():
-    sgd, sam = (search.trials(space(name, RATE), 0, 8) for name in ("sgd", "sam"))
+    sgd, sam = (trials.trials(space(name, RATE), 0, 8) for name in ("sgd", "sam"))
     np.testing.assert_array_equal(sgd["learning_rate"], sam["learning_rate"])
-    other = search.trials(space("sgd", RATE), 1, 8)
+    other = trials.trials(space("sgd", RATE), 1, 8)
     assert not np.array_equal(sgd["learning_rate"], other["learning_rate"])
 
 
@@ -87,8 +87,8 @@ def test_best_is_by_validation_accuracy_then_loss(
 ):
     nothing = Examples(np.zeros((1, 1)), np.zeros(1))
     trained = []
-    monkeypatch.setattr(search, "train", lambda *args: trained.append(args[3]))
-    entry = search.best(
+    monkeypatch.setattr(trials, "train", lambda *args: trained.append(args[3]))
+    entry = trials.best(
         None,  # pyright: ignore
         Evaluator(lambda *_: np.array(accuracy), lambda *_: np.array(loss, float), None),  # pyright: ignore
         protocol,
@@ -122,6 +122,7 @@ def test_test_examples_are_never_loaded(tmp_path, monkeypatch, quick, digits, pr
     assert len(touched) == protocol.train + protocol.validation
     assert touched.isdisjoint(fetched)
     assert not hasattr(search, "draw_test")
+    assert not hasattr(trials, "draw_test")
     assert hasattr(splits, "draw_test")
 
 
@@ -136,7 +137,7 @@ def test_a_second_run_does_only_what_is_missing(tmp_path, searched):
     assert set(choices.splits["0"]) == {"sgd", "sam", "esam"}
     assert choices.splits["0"]["sam"] == first["sam"]
     entry = choices.splits["0"]["sam"]
-    tried = search.trials(space("sam", RATE), 0, 2)
+    tried = trials.trials(space("sam", RATE), 0, 2)
     assert entry["hyperparameters"]["rho"] in tried["rho"]
     assert choices.settings["trials"] == 2
 

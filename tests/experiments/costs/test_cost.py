@@ -7,8 +7,8 @@ from experiments.configs.compare import DIGITS
 from experiments.costs.cost import Step, measure
 from experiments.data.examples import Examples
 from experiments.models import pure
+from experiments.training.one_step import steps
 from experiments.training.splits import training_split
-from experiments.training.study import steps
 
 # One fixture for all of them, so one process.
 pytestmark = pytest.mark.xdist_group("cost")
