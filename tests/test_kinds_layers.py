@@ -639,6 +639,16 @@ def finite_only(w, batch):
     return jnp.where(jnp.all(jnp.isfinite(losses)), losses, 0.0)
 
 
+def stacked_views(w, batch):
+    both = jnp.stack([batch["x"] @ w, batch["other"] @ w], axis=1)
+    return cross_entropy(both, jnp.stack([batch["y"]] * 2, axis=1)).mean(1)
+
+
+def one_stack_per_column(w, batch):
+    columns = jnp.unstack(batch["x"] @ w, axis=1)
+    return sum(columns[1:], start=columns[0])
+
+
 def transformer(is_scanned, is_recomputed):
     class Block(linen.Module):
         @linen.compact
@@ -709,7 +719,7 @@ QUIET = {
         f.__name__: lambda f=f: (W, f, BATCH)
         for f in (
             plain, masked_tokens, by_number_of_row, mixed_up, one_row_at_a_time,
-            two_views_in_one_pass, finite_only,
+            two_views_in_one_pass, finite_only, stacked_views, one_stack_per_column,
         )
     },
 }  # fmt: skip
@@ -736,6 +746,24 @@ def test_rows_are_still_known_behind_a_model():
             return losses / losses.sum()
 
         assert SUMS in told(K_SAM(), by_sum, params, batch)[0]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_rows_are_still_known_in_a_stack(axis):
+    def by_sum(w, batch):
+        losses = plain(w, batch)
+        losses = jnp.stack([losses, jnp.ones_like(losses)], axis=axis).sum(axis)
+        return losses / losses.sum()
+
+    assert SUMS in told(K_SAM(), by_sum)[0]
+
+
+def test_one_row_out_of_a_stack_of_them_is_told():
+    def against_the_first(w, batch):
+        rows = jnp.unstack(batch["x"] @ w)
+        return jnp.sum((batch["x"] @ w - rows[0]) ** 2, axis=1)
+
+    assert len(told(K_SAM(), against_the_first)) == 1
 
 
 # How it is told.

@@ -74,6 +74,29 @@ def concatenated(operands: Sequence[Value], eqn: Any, n: int) -> Value:
     return found._replace(rows=Rows(axis, _below(orders, sizes, n)))
 
 
+def stacked(operands: Sequence[Value], eqn: Any, n: int) -> Value:
+    """Of `stack`: side by side along an axis that is new."""
+    del n
+    axis, rank = int(eqn.params["axis"]), len(eqn.invars[0].aval.shape)
+    to = {i: i + (i >= axis) for i in range(rank)}
+    found = met([moved(x, to) for x in operands], is_draw_between=False)
+    if found.made in (ONE_ROW, TOTAL):
+        found = found._replace(made=None)
+    return found._replace(counts=None)
+
+
+def unstacked(value: Value, eqn: Any, n: int) -> list[Value]:
+    """Of `unstack`: a slice for each place along an axis, which is gone."""
+    del n
+    axis, shape = int(eqn.params["axis"]), eqn.invars[0].aval.shape
+    found = moved(value, {i: i - (i > axis) for i in range(len(shape)) if i != axis})
+    if value.rows is not None and value.rows.axis == axis:
+        # As of one row that is squeezed out of many.
+        of_arrays = ONE_ROW if value.learns else None
+        found = found._replace(made=of_arrays if len(shape) > 1 else TOTAL)
+    return [found._replace(counts=None)] * shape[axis]
+
+
 def _below(orders: list, sizes: list[int], n: int) -> tuple:
     if all(order in (IN_ORDER, TILED) for order in orders):
         is_whole = all(size % n == 0 for size in sizes)

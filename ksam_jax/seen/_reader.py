@@ -40,6 +40,7 @@ _ONE: dict[str, Callable[[Value, Any, int], Value]] = {
 }
 _SEVERAL: dict[str, Callable[[Sequence[Value], Any, int], Value]] = {
     "concatenate": _pieces.concatenated,
+    "stack": _pieces.stacked,
     "dynamic_slice": _pieces.sliced_anywhere,
     "dynamic_update_slice": _pieces.updated,
     "dot_general": _products.product,
@@ -157,6 +158,8 @@ class Reader(NamedTuple):
             return _MANY[name](operands, eqn, n)
         if name == "split":
             return _pieces.split(operands[0], eqn, n)
+        if name == "unstack":
+            return _pieces.unstacked(operands[0], eqn, n)
         return [unknown(operands)] * len(eqn.outvars)
 
 
