@@ -151,13 +151,13 @@ def test_included_files_and_sections_exist():
 
 
 def test_every_public_name_is_in_the_reference():
-    from ksam_jax import sharpness
+    from ksam_jax import equinox, linen, nnx, sharpness
 
     text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
     shown = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
     public = {
         f"{module.__name__}.{name}"
-        for module in (ksam_jax, sharpness)
+        for module in (ksam_jax, sharpness, nnx, linen, equinox)
         for name, value in vars(module).items()
         if not name.startswith("_") and callable(value)
     }

@@ -69,7 +69,7 @@ def _while(reader: Any, eqn: Any, operands: Sequence[Value], how: dict) -> list[
 
 
 def _scan(reader: Any, eqn: Any, operands: Sequence[Value], how: dict) -> list[Value]:
-    first, last = _bounds(eqn)
+    first, last = bounds(eqn)
     consts, carry, over = operands[:first], list(operands[first:last]), operands[last:]
     one = [_one_of(x) for x in over]
 
@@ -83,7 +83,7 @@ def _scan(reader: Any, eqn: Any, operands: Sequence[Value], how: dict) -> list[V
     return [*after, *(_stacked(x, is_alone) for x in stacked)]
 
 
-def _bounds(eqn: Any) -> tuple[int, int]:
+def bounds(eqn: Any) -> tuple[int, int]:
     """Where the operands' constants end and where the carry does, told by their ranks."""
     program = eqn.params["jaxpr"]
     inner = program.jaxpr if isinstance(program, ClosedJaxpr) else program
