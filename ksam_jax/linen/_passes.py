@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import linen
 from jaxtyping import Array, PyTree
 
-from ..models._forms import Passes
+from ..models._forms import Passes, axes_with
 from ..models._keys import of_device, typed
-from ..models._meeting import Meeting, is_traced, meeting
+from ..models._meeting import Meeting, is_traced, meeting, of_two_rows
 from ..models._passed_on import passed_on
 from ..nodes._with_rows import with_rows
 
@@ -65,16 +64,11 @@ def _on_norms(norms: set[Any], axis_name: Any) -> Callable[..., Any]:
             norms.add(module.path)
             if axis_name is not None:
                 # It is frozen, and as new as this pass, which alone has it.
-                object.__setattr__(module, "axis_name", _and(module.axis_name, axis_name))
+                axes = axes_with(module.axis_name, axis_name)
+                object.__setattr__(module, "axis_name", axes)
         return call(*args, **kwargs)
 
     return interceptor
-
-
-def _and(names: Any, name: str) -> Any:
-    """An axis more to average over, unless it is there."""
-    given = () if names is None else names if isinstance(names, tuple) else (names,)
-    return given if name in given else (*given, name)
 
 
 def passes_of(state: Any, run: Run, seen: Look) -> Passes:
@@ -109,9 +103,7 @@ def step_keys(state: Any, batch: PyTree) -> tuple[Array, ...] | None:
 
 def look(state: Any, run: Run, batch: PyTree) -> Look:
     """Traces one pass over the batch and says what it does; nothing is computed."""
-    if jax.tree.leaves(batch)[0].shape[0] == 1:
-        # Of two it can be seen whether they meet.
-        batch = with_rows(lambda x: jnp.concatenate([x, x]), batch)
+    batch = of_two_rows(batch)
     norms: set[Any] = set()
 
     def losses_of_a_trace(params: PyTree, variables: PyTree, batch: PyTree) -> Any:

@@ -29,6 +29,12 @@ class Passes(NamedTuple):
     whole: Callable[[Any, Any], tuple[Any, Any, Any]]
 
 
+def axes_with(names: Any, name: str) -> Any:
+    """BatchNorm's axes and one more to average over, unless it is there."""
+    given = () if names is None else names if isinstance(names, tuple) else (names,)
+    return given if name in given else (*given, name)
+
+
 class Form(NamedTuple):
     """What `tx.update` is given. The aux is of the user's own and what was written."""
 

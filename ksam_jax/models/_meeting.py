@@ -8,10 +8,12 @@ Where rows are lost from sight, nothing is sure.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import PyTree
 
+from ..nodes._with_rows import with_rows
 from ..seen._reader import Reader
 from ..seen._value import IN_ORDER, OTHERS, PAIRS, TOTALS, Rows, Value
 
@@ -84,6 +86,13 @@ def _watched(result: Value, is_of_batchnorm: bool) -> Value:
     if is_of_batchnorm:
         return result.saying(NORMALIZED)
     return result.saying(LOST if result.made is None else COUPLED)
+
+
+def of_two_rows(batch: PyTree) -> PyTree:
+    """The batch, with its row twice if it has one: of two it can be seen if they meet."""
+    if jax.tree.leaves(batch)[0].shape[0] != 1:
+        return batch
+    return with_rows(lambda x: jnp.concatenate([x, x]), batch)
 
 
 def is_traced(*trees: PyTree) -> bool:

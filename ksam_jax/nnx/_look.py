@@ -4,12 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..models._meeting import Meeting, is_traced, meeting
+from ..models._meeting import Meeting, is_traced, meeting, of_two_rows
 from ..models._passed_on import passed_on
-from ..nodes._with_rows import with_rows
 from ._parts import (
     Parts,
     Path,
@@ -48,9 +46,7 @@ class Look(NamedTuple):
 
 def look(parts: Parts, run: Run, batch: PyTree) -> Look:
     """Traces one pass over the batch and says what it does; nothing is computed."""
-    if jax.tree.leaves(batch)[0].shape[0] == 1:
-        # Of two it can be seen whether they meet.
-        batch = with_rows(lambda x: jnp.concatenate([x, x]), batch)
+    batch = of_two_rows(batch)
     args = parts.params, parts.rest, batch
     touched: list[Path] = []
     traced = _whole_pass(parts, run, touched)

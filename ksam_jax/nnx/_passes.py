@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from ..models._forms import Passes
+from ..models._forms import Passes, axes_with
 from ..nodes._with_rows import with_rows
 from ._look import Look, Run
 from ._parts import Parts, copy_of, draw_from, norms_of, values_of
@@ -19,7 +19,7 @@ def passes_of(parts: Parts, run: Run, seen: Look) -> Passes:
         draw_from(copy, seen.drawn, keys)
         if axis_name is not None:
             for norm in norms_of(copy).values():
-                norm.axis_name = _and(norm.axis_name, axis_name)
+                norm.axis_name = axes_with(norm.axis_name, axis_name)
         out = run(copy, with_rows(lambda x: x[None], example, before=0))
         loss, aux = jax.tree.map(lambda x: x[0], out)
         values = values_of(copy)
@@ -30,10 +30,3 @@ def passes_of(parts: Parts, run: Run, seen: Look) -> Passes:
         return losses, aux, tuple(values[path] for path in seen.written)
 
     return Passes(row, whole)
-
-
-def _and(names: Any, name: str) -> Any:
-    """An axis more to average over."""
-    if names is None:
-        return name
-    return (*names, name) if isinstance(names, tuple) else (names, name)
