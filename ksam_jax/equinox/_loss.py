@@ -100,7 +100,7 @@ class Loss:
             given |= {} if state is None else {"state": jax.tree.map(lambda x: x, state)}
             return self._run(eqx.combine(params, static), example, given)
 
-        passes = Passes(row, _unused)
+        passes = Passes(row)
         has_any = self.has_aux or name == ROWS
         axis = ROWS_AXIS if axis_name is None else axis_name
         form = form_of(name, passes, batch, keys, has_any, self.keep, axis)
@@ -128,10 +128,6 @@ class Loss:
             )
         named = dict(zip(parts, out, strict=True))
         return named["loss"], named.get("aux"), named.get("state", ())
-
-
-def _unused(params: PyTree, batch: PyTree) -> Any:
-    raise NotImplementedError("each example of an Equinox model runs by itself")
 
 
 def _checked(opt_state: Any, state: Any) -> None:

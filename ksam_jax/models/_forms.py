@@ -22,11 +22,12 @@ class Passes(NamedTuple):
     Attributes:
       row: (params, example, its keys, the name of the axis of rows or None) -> its loss,
         aux, and what the model has written.
-      whole: (params, batch) -> losses, aux and what was written.
+      whole: (params, batch) -> losses, aux and what was written; None where each row
+        runs by itself, as in Equinox.
     """
 
     row: Callable[[Any, Any, Any, Any], tuple[Any, Any, Any]]
-    whole: Callable[[Any, Any], tuple[Any, Any, Any]]
+    whole: Callable[[Any, Any], tuple[Any, Any, Any]] | None = None
 
 
 def axes_with(names: Any, name: str) -> Any:
@@ -92,8 +93,11 @@ def _of_rows(passes: Passes, name: Any) -> Callable[[Any, Any], Any]:
 def _of_the_batch(passes: Passes, has_aux: bool) -> Callable[[Any, Any], Any]:
     """Where rows meet in other ways: the model as it is, with the batch as it is."""
 
+    whole = passes.whole
+    assert whole is not None, "only models that run batches have this form"
+
     def losses_of_the_batch(params: PyTree, batch: PyTree) -> Any:
-        losses, aux, written = passes.whole(params, batch)
+        losses, aux, written = whole(params, batch)
         return (losses, (aux, written)) if has_aux else losses
 
     return losses_of_the_batch
