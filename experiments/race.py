@@ -8,7 +8,7 @@ baseline's training time a method is for the first time as good as the baseline 
 examples aren't looked at.
 
 Writes OUT/TABLE/race.json and race.png. What is done isn't repeated: the same command again
-goes on behind the last seed that was finished.
+goes on behind the last seed that was finished, and a finished race with more --seeds too.
 
 Example: python -m experiments.race --table mnist_1000 --seeds 3 --data-dir DIR
 """
@@ -175,9 +175,11 @@ def _about(config: Config, experiments: Mapping[str, Experiment]) -> dict[str, A
 
 
 def _kept(where: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The seeds that a stopped run with the same settings has left."""
-    found = output.kept(where)
-    return found["seeds"] if found.get("about") == about else []
+    """The seeds that a stopped or finished run with the same settings has left."""
+    stopped, done = output.kept(where), output.kept(where, RESULT)
+    if stopped.get("about") == about:
+        return stopped["seeds"]
+    return done["seeds"] if about.items() <= done.items() else []
 
 
 def _content(

@@ -19,10 +19,10 @@ def keep(folder: Path, content: Mapping[str, Any]) -> None:
     files.write_json(folder / PARTIAL, content)
 
 
-def kept(folder: Path) -> dict[str, Any]:
+def kept(folder: Path, name: str = PARTIAL) -> dict[str, Any]:
     """What `keep` has written of a run that was stopped; {} if there is nothing."""
     try:
-        found = json.loads((folder / PARTIAL).read_text(encoding="utf-8"))
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
