@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
 from ..devices._spread import spread_like
-from ._numbers import to_length
+from ._numbers import ratio, to_length
 
 Parts = Sequence[Array]
 
@@ -43,8 +43,8 @@ def length_and_cosine(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Of our parts the length, and of the angle to theirs the cosine; zero if one is."""
     length, other = length_of(ours), length_of(theirs)
-    units = to_length(ours, length, 1.0), to_length(theirs, other, 1.0)
-    return length, _product(*units)
+    (ours, mine), (theirs, their) = _near_one(ours, length), _near_one(theirs, other)
+    return length, ratio(_product(ours, theirs), mine * their)
 
 
 @length_and_cosine.defjvp
@@ -142,6 +142,17 @@ def _scale_for(squares: Float[Array, ""]) -> Float[Array, ""]:
     up, down = scales(squares.dtype)
     scale = jnp.where(is_sound(squares), 1.0, jnp.where(squares < 1, up, down))
     return scale.astype(squares.dtype)
+
+
+def _near_one(parts: Parts, length: Array) -> tuple[Parts, Array]:
+    """Parts of a length near one, and that length: what their products are divided by.
+
+    Unlike true units they need no look at whether there is a length, for which XLA keeps a
+    copy of each.
+    """
+    tiny = jnp.finfo(length.dtype).tiny
+    scale = 1 / jnp.clip(length, tiny, 1 / tiny)
+    return [x * scale for x in parts], length * scale
 
 
 def _product(ours: Parts, theirs: Parts) -> Float[Array, ""]:
