@@ -11,8 +11,8 @@ PYTEST  := -m pytest -n auto --dist loadgroup
 # An environment that has this set would compile JAX anew in each process.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo benchmark test test-slow test-all test-lowest $(PYTHONS:%=test-%) \
-	docs parity package check format clean
+.PHONY: demo benchmark test test-library test-experiments test-slow test-all test-lowest \
+	$(PYTHONS:%=test-%) times docs parity package check format clean
 
 demo: $(STAMP)  ## Compare all methods on digits: results/digits/
 	$(BIN)/python -m experiments.compare
@@ -20,11 +20,20 @@ demo: $(STAMP)  ## Compare all methods on digits: results/digits/
 benchmark: $(STAMP)  ## Time, operations and memory of every method: results/benchmark/
 	$(BIN)/python -m experiments.benchmark
 
-test: check  ## Formatter, linter, type checker, then every test but the slow ones
+test: check  ## Formatter, linter, type checker, and the short tests of all
 	$(BIN)/python $(PYTEST) -m "not slow"
 
-test-slow: $(STAMP)  ## The slow tests, which CI runs as well
+test-library: $(STAMP)  ## The short tests of ksam_jax: of long families some cases, spread evenly
+	$(BIN)/python $(PYTEST) -m "not slow" tests ksam_jax --ignore=tests/experiments
+
+test-experiments: $(STAMP)  ## Those of the experiments, and a notebook
+	$(BIN)/python $(PYTEST) -m "not slow" tests/experiments notebooks
+
+test-slow: $(STAMP)  ## All other cases and tests, which CI runs as well
 	$(BIN)/python $(PYTEST) -m slow
+
+times: $(STAMP)  ## Measure all tests, and choose anew which are short: tests/shares.txt
+	$(BIN)/python $(PYTEST) --write-shares
 
 test-all: test test-slow docs package $(PYTHONS:%=test-%) test-lowest  ## Everything, on all Pythons
 

@@ -1,10 +1,12 @@
 """Strict everywhere: promotion, shapes and types of the library's own annotations."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import jax
 import pytest
+import shares
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -38,9 +40,31 @@ def _clean_config():
 # One notebook in `make test`; the others take minutes, and CI runs them too.
 QUICK = "quickstart.ipynb"
 
+_seconds: dict[str, float] = defaultdict(float)
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-shares", action="store_true", help="See tests/shares.py.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     folder = Path(__file__).parent.parent / "notebooks"
     for item in items:
         if item.path.parent == folder and item.path.name != QUICK:
             item.add_marker(pytest.mark.slow)
+    known = {} if config.getoption("--write-shares") else shares.read()
+    for item in shares.left_out(items, known):
+        item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "slow" not in report.keywords:
+        _seconds[report.nodeid] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # With several processes the first hears of all tests, and alone writes.
+    is_first = not hasattr(session.config, "workerinput")
+    if session.config.getoption("--write-shares") and is_first:
+        shares.write(_seconds)
