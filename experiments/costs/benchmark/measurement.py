@@ -112,9 +112,9 @@ def _figures(
         "label": CONTENDERS[case.method].label,
         "predicted_vs_sgd": predicted,
         "operations": program.operations,
-        "operations_vs_sgd": _quotient(program.operations, sgd.operations),
+        "operations_vs_sgd": quotient(program.operations, sgd.operations),
         "temporary_bytes": program.temporary_bytes,
-        "temporary_vs_sgd": _quotient(program.temporary_bytes, sgd.temporary_bytes),
+        "temporary_vs_sgd": quotient(program.temporary_bytes, sgd.temporary_bytes),
         "lower_seconds": program.lower_seconds,
         "compile_seconds": program.compile_seconds,
         **_time_figures(times, best, case),
@@ -125,8 +125,8 @@ def _time_figures(times: Times, best: Case | None, case: Case) -> dict[str, Any]
     if case not in times:
         return {"seconds": None, "time_vs_sgd": None, "time_vs_best_sub_batch": None}
     mine = times[case]
-    spread = _spread(timing.median_and_quartiles(mine), len(mine))
-    figures: dict[str, Any] = {"seconds": spread}
+    own = spread(timing.median_and_quartiles(mine), len(mine))
+    figures: dict[str, Any] = {"seconds": own}
     for name, reference in {
         "time_vs_sgd": _sgd(case),
         "time_vs_best_sub_batch": best,
@@ -135,7 +135,7 @@ def _time_figures(times: Times, best: Case | None, case: Case) -> dict[str, Any]
             figures[name] = None
             continue
         its = [case.batch / reference.batch * seconds for seconds in times[reference]]
-        figures[name] = _spread(timing.ratio(mine, its), len(mine))
+        figures[name] = spread(timing.ratio(mine, its), len(mine))
     return figures
 
 
@@ -143,10 +143,12 @@ def _sgd(case: Case) -> Case:
     return Case("sgd", None, None, case.batch)
 
 
-def _spread(values: tuple[float, float, float], n: int) -> dict[str, float]:
+def spread(values: tuple[float, float, float], n: int) -> dict[str, float]:
+    """Median and quartiles of so many values, as results have them."""
     median, lower, upper = values
     return {"n": n, "median": median, "lower_quartile": lower, "upper_quartile": upper}
 
 
-def _quotient(mine: float | None, its: float | None) -> float | None:
+def quotient(mine: float | None, its: float | None) -> float | None:
+    """The ratio; None where one is missing or there is nothing to divide by."""
     return None if mine is None or not its else mine / its
