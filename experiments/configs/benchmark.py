@@ -23,6 +23,7 @@ class Workload:
       classes: number of classes.
       batch_size: examples per step.
       vocabulary: number of different tokens; None for images.
+      segments: whether the model reads `experiments.data.tokens.Tokens` and not numbers.
       swept: the methods whose share of the examples is varied.
       timing_seconds: how long the methods' rounds may take, and a quarter of it those of
         each other batch size; at least three rounds are done.
@@ -35,6 +36,7 @@ class Workload:
     classes: int
     batch_size: int
     vocabulary: int | None = None
+    segments: bool = False
     swept: tuple[str, ...] = ("k_sam", "k_momentum_sam")
     timing_seconds: float = 45.0
 

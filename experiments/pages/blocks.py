@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiments.configs.benchmark import CPU
-from experiments.pages import decision, devices, large, renders
+from experiments.pages import accelerator, decision, devices, large, renders
 from experiments.pages.block import Block
 from experiments.racing import page as racing
 from experiments.results import markdown
@@ -110,6 +110,13 @@ PERFORMANCE = (
         "full-size",
         (REFERENCE / "full_size" / "full_size.json",),
         large.block,
+    ),
+    Block(
+        DOCS / "accelerator.md",
+        "accelerator",
+        (REFERENCE / "accelerator" / "accelerator.json",),
+        accelerator.block,
+        "Not measured yet: no accelerator was at hand.",
     ),
     Block(DOCS / "scaling.md", "sent", (SCALING,), renders.sent),
     Block(DOCS / "scaling.md", "kept", (SCALING,), renders.kept),

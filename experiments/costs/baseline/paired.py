@@ -14,7 +14,7 @@ from experiments.costs.benchmark.measurement import (
     quotient,
     spread,
 )
-from experiments.costs.benchmark.plan import Case, plan
+from experiments.costs.benchmark.plan import Case, on_own_batch
 from experiments.costs.benchmark.task import make_task
 from experiments.shell.cli import RunError, UsageError
 
@@ -35,14 +35,6 @@ Builds = Mapping[str, Asked]
 Say = Callable[[str], None]
 
 
-def cases(
-    workload: Workload, methods: Sequence[str], keeps: Sequence[str], *, couples: bool
-) -> list[Case]:
-    """SGD and the methods on the model's own batch."""
-    groups = plan(workload, methods, keeps, couples_examples=couples, sweep=False)
-    return [case for case in groups[0].cases if case.batch == workload.batch_size]
-
-
 def of_model(builds: Builds, workload: Workload, config: Any, say: Say) -> dict[str, Any]:
     """Compiles, counts and times a model's steps; returns what goes into the JSON.
 
@@ -60,7 +52,7 @@ def of_model(builds: Builds, workload: Workload, config: Any, say: Say) -> dict[
     say("making the model")
     opened = [_asked(builds, n, "open", workload, config.dtype) for n in builds]
     couples = make_task(workload.build(config.dtype)).has_aux
-    wanted = cases(workload, config.methods, config.keeps, couples=couples)
+    wanted = on_own_batch(workload, config.methods, config.keeps, couples_examples=couples)
     found = _compiled(builds, wanted, config.compiles, say)
     times = _times(builds, workload, wanted, config.rounds, say)
     rows = [_row(case, wanted[0], found, times) for case in wanted]

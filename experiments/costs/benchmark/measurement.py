@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from experiments.costs import timing
@@ -21,6 +22,7 @@ def measure(
     groups: Sequence[Group],
     rounds: int,
     say: Callable[[str], None] = lambda text: None,
+    threads: int = 1,
 ) -> list[dict[str, Any]]:
     """Compiles and times what the groups ask for; returns what goes into the JSON.
 
@@ -29,12 +31,22 @@ def measure(
       groups: cases to compare; a case in several groups is compiled once.
       rounds: at most so many, fewer where steps are slow.
       say: called with what is being done.
+      threads: that compile side by side; if more than one, what times of compilation say
+        depends on it.
     """
     cases = list(dict.fromkeys(case for group in groups for case in group.cases))
     programs: dict[Case, Program] = {}
-    for i, case in enumerate(cases, 1):
-        say(f"compiling {i}/{len(cases)}: {in_words(case)}")
+
+    def compiled(case: Case) -> None:
+        say(f"compiling {len(programs) + 1}/{len(cases)}: {in_words(case)}")
         programs[case] = model.compile(case)
+
+    if threads == 1:
+        for case in cases:
+            compiled(case)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(compiled, cases))
     return [_measured(model, group, programs, rounds, say) for group in groups]
 
 
