@@ -7,6 +7,7 @@
 - `python -m experiments.race` shows who is first at the plain optimizer's accuracy.
 - `python -m experiments.throughput` measures the input pipeline beside the step.
 - `python -m experiments.benchmark` measures what a step of each method costs.
+- `python -m experiments.accelerator` does all that is wanted of a GPU, in minutes.
 - `python -m experiments.largest_batch` finds what fits into memory.
 - `python -m experiments.batchnorm` compares three gradients behind BatchNorm.
 - `python -m experiments.scaling` counts what several devices send, compute and keep.

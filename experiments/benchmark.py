@@ -10,17 +10,25 @@ Writes OUT/benchmark/MODEL.json when a model is done, and at the end ratio_again
 and memory.png. A run that was stopped goes on with the models that are missing, if
 options, versions and machine are the same.
 
+With --baseline COMMIT the same steps are measured with the library of an older commit, in
+turn with today's, and one is put beside the other: time, operations, memory, and time to
+trace and compile. Only ksam_jax is of that commit; models and steps are those of today. It
+writes OUT/benchmark/baseline/MODEL.json.
+
 On an accelerator the models and batches are larger. With its defaults it takes about
 half an hour on two cores.
 
 Example: python -m experiments.benchmark --models mlp --rounds 3 --no-sweep
+Example: python -m experiments.benchmark --baseline HEAD~20 --models vit --methods sam k_sam
 """
 
 import datetime
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,8 +37,10 @@ from rich.console import Console
 from tyro.conf import arg
 
 from experiments.configs.benchmark import CPU, Workload, workloads
+from experiments.costs.baseline import commits, paired, table
+from experiments.costs.baseline.builds import BASELINE, NEW, SHARED, both, here
 from experiments.costs.benchmark import plots, record, report
-from experiments.costs.benchmark.contenders import CONTENDERS, KEEPS
+from experiments.costs.benchmark.contenders import CONTENDERS, DEFAULT_KEEP, KEEPS
 from experiments.costs.benchmark.measurement import measure
 from experiments.costs.benchmark.plan import plan
 from experiments.costs.benchmark.programs import Model
@@ -39,6 +49,9 @@ from experiments.shell import cli, files, progress
 
 PROG = "python -m experiments.benchmark"
 DTYPES = ("float32", "bfloat16")
+
+# Is told what is being done.
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -64,14 +77,16 @@ class Config:
         ),
     ] = tuple(CONTENDERS)
     keeps: Annotated[
-        tuple[str, ...],
+        tuple[str, ...] | None,
         arg(
             metavar="NAME ...",
-            help="What of the forward pass that selects is kept for the gradient: nothing, "
-            "matmuls, all, or an integer (products of at least so much work per number).",
-            help_behavior_hint=f"(default: {' '.join(KEEPS)})",
+            help="What of the forward pass that selects is kept for the gradient: auto, "
+            "nothing, matmuls, all, or an integer (products of at least so much work per "
+            "number).",
+            help_behavior_hint=f"(default: {' '.join(KEEPS)}; with --baseline: "
+            f"{DEFAULT_KEEP})",
         ),
-    ] = KEEPS
+    ] = None
     batch_size: Annotated[
         int | None,
         arg(
@@ -93,6 +108,17 @@ class Config:
     sweep: Annotated[
         bool, arg(help="Whether to vary the share k and the batch size, too.")
     ] = True
+    baseline: Annotated[
+        str | None,
+        arg(
+            metavar="COMMIT",
+            help="Measure the library of this commit, too, instead of the sweep.",
+            help_behavior_hint="(default: only that of today)",
+        ),
+    ] = None
+    compiles: Annotated[
+        int, arg(help="With --baseline: how often each step is compiled.")
+    ] = 3
     out: Annotated[
         Path, arg(metavar="DIR", help="Results go into the folder benchmark in it.")
     ] = Path("results")
@@ -103,19 +129,44 @@ class Config:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark and returns the exit status."""
-    config = cli.parse(Config, argv, PROG, __doc__ or "")
-    chosen = _checked(config)
-    folder = cli.writable(config.out / "benchmark")
+    given = cli.parse(Config, argv, PROG, __doc__ or "")
+    if given.baseline is not None:
+        given = replace(given, baseline=commits.resolved(here(), given.baseline))
+        # Three processes will share an accelerator's memory.
+        os.environ.update(SHARED)
+    chosen = _checked(given)
+    folder = cli.writable(given.out / "benchmark")
     console = progress.console()
+    if given.baseline is not None:
+        _beside(chosen, given, folder / "baseline", console)
+        return 0
     contents: list[dict[str, Any]] = []
     for i, workload in enumerate(chosen, 1):
         where = f"[{i}/{len(chosen)}] {workload.title}"
-        contents.append(_content(workload, config, folder, console, where))
+        contents.append(_content(workload, given, folder, console, where, _measure))
         report.show(contents[-1], console)
     for note in report.NOTES:
         console.print(note, style="dim", highlight=False)
     _draw(contents, folder)
     return 0
+
+
+def _beside(
+    chosen: Sequence[Workload], config: Config, folder: Path, console: Console
+) -> None:
+    """Both builds of the library on each model."""
+    root, commit = here(), config.baseline
+    assert commit is not None
+    names = {NEW: commits.current(root), BASELINE: commit}
+    with both(root, commit) as builds:
+        measure = partial(paired.of_model, builds)
+        for i, workload in enumerate(chosen, 1):
+            where = f"[{i}/{len(chosen)}] {workload.title}"
+            found = _content(workload, config, folder, console, where, measure, names)
+            table.show(found, console)
+    for note in table.NOTES:
+        console.print(note, style="dim", highlight=False)
+    print("written:", ", ".join(str(record.path(folder, w.name)) for w in chosen))
 
 
 def _draw(contents: Sequence[dict[str, Any]], folder: Path) -> None:
@@ -136,7 +187,7 @@ def _checked(config: Config) -> list[Workload]:
         ("methods", "method", tuple(CONTENDERS)),
         ("keeps", "keep", KEEPS),
     ):
-        names = getattr(config, option)
+        names = _keeps(config) if option == "keeps" else getattr(config, option)
         if not names:
             raise cli.UsageError(f"--{option} needs at least one of {', '.join(valid)}")
         for name in names:
@@ -144,6 +195,7 @@ def _checked(config: Config) -> list[Workload]:
                 cli.one_of(what, name, valid)
     cli.one_of("dtype", config.dtype, DTYPES)
     cli.at_least("rounds", config.rounds, 1)
+    cli.at_least("compiles", config.compiles, 1)
     given = {}
     if config.batch_size is not None:
         cli.at_least("batch-size", config.batch_size, 2)
@@ -155,45 +207,60 @@ def _is_positive_integer(text: str) -> bool:
     return text.isascii() and text.isdecimal() and int(text) >= 1
 
 
+def _keeps(config: Config) -> tuple[str, ...]:
+    if config.keeps is not None:
+        return config.keeps
+    return KEEPS if config.baseline is None else (DEFAULT_KEEP,)
+
+
+def _command(config: Config) -> str:
+    return cli.command(PROG, config, without=("restart",))
+
+
 def _content(
-    workload: Workload, config: Config, folder: Path, console: Console, where: str
+    workload: Workload,
+    config: Config,
+    folder: Path,
+    console: Console,
+    where: str,
+    measure: Callable[[Workload, Config, Say], Mapping[str, Any]],
+    builds: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What goes into the model's JSON: measured now, or by an earlier run like this."""
-    path = record.path(folder, workload.name)
+    path, command = record.path(folder, workload.name), _command(config)
+    config = replace(config, keeps=_keeps(config))
     about = record.about(workload, config)
+    if builds is not None:
+        about |= {"builds": dict(builds), "compiles": config.compiles}
     earlier = None if config.restart else record.read(path)
     if earlier is not None and about.items() <= earlier.items():
         console.print(f"{where}: measured on {earlier['date']}", highlight=False)
         return earlier
     started = time.monotonic()
-    measured = _measure(workload, config, console, where)
+    with console.status(where) as status:
+        measured = measure(workload, config, lambda text: status.update(f"{where}: {text}"))
     seconds = round(time.monotonic() - started, 1)
     console.print(f"{where}: measured in {seconds:.0f} s", highlight=False)
-    made = {
-        "command": cli.command(PROG, config, without=("restart",)),
+    made: dict[str, Any] = {
+        "command": command,
         "date": datetime.date.today().isoformat(),
     }
-    content = files.plain(made | about | {"seconds": seconds} | measured)
+    content = files.plain(made | about | {"seconds": seconds, **measured})
     files.write_json(path, content)
     return content
 
 
-def _measure(
-    workload: Workload, config: Config, console: Console, where: str
-) -> dict[str, Any]:
+def _measure(workload: Workload, config: Config, say: Say) -> Mapping[str, Any]:
     task = make_task(workload.build(config.dtype))
     groups = plan(
         workload,
         config.methods,
-        config.keeps,
+        config.keeps or KEEPS,
         couples_examples=task.has_aux,
         sweep=config.sweep,
     )
-    with console.status(where) as status:
-        model = Model(workload, task)
-        found = measure(
-            model, groups, config.rounds, lambda text: status.update(f"{where}: {text}")
-        )
+    model = Model(workload, task)
+    found = measure(model, groups, config.rounds, say)
     return {"parameters": model.parameters, "groups": found}
 
 

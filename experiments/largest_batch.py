@@ -14,7 +14,6 @@ import datetime
 import multiprocessing
 import resource
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,20 +26,12 @@ from rich.console import Console
 from tyro.conf import arg
 
 from experiments.configs.benchmark import CPU, workloads
-from experiments.costs.benchmark.plan import Case
+from experiments.costs.benchmark.largest import TRIED, case_of, two_steps
 from experiments.costs.benchmark.programs import Model, or_too_large
 from experiments.costs.benchmark.task import make_task
-from experiments.costs.timing import Burst
 from experiments.shell import cli, files, progress
 
 PROG = "python -m experiments.largest_batch"
-TRIED = {
-    "SGD": ("sgd", None, None),
-    "SAM": ("sam", None, None),
-    "K-SAM, k = 1/4": ("k_sam", 0.25, "auto"),
-    'K-SAM, k = 1/4, keep="nothing"': ("k_sam", 0.25, "nothing"),
-    "K-Momentum-SAM, k = 1/4": ("k_momentum_sam", 0.25, "auto"),
-}
 
 
 @dataclass(frozen=True)
@@ -106,23 +97,13 @@ def step_works(config: Config, label: str, batch: int) -> bool:
     """Takes one step in this process, under the limit; False if memory runs out."""
     workload = replace(workloads(jax.default_backend())[config.model], batch_size=batch)
     model = Model(workload, make_task(workload.build("float32")))
-    name, share, keep = TRIED[label]
-    keep = None if model.task.example_losses is None else keep
-    program = model.compile(Case(name, share, keep, batch))
+    program = model.compile(case_of(label, model, batch))
     burst = or_too_large(lambda: model.ready(program))
     if burst is None:
         return False
     if jax.default_backend() == "cpu":
         _limit(config.limit_mib)
-    return or_too_large(lambda: _two_steps(burst)) is not None
-
-
-def _two_steps(burst: Burst) -> float:
-    """The second one meets the results of the first."""
-    burst(1)
-    # XLA gives a step's memory back a moment after it is done.
-    time.sleep(1)
-    return burst(1)
+    return or_too_large(lambda: two_steps(burst)) is not None
 
 
 def _limit(mib: int) -> None:

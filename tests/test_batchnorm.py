@@ -15,6 +15,7 @@ from problems import (
     abstract,
     assert_close,
     cross_entropy,
+    initial,
     on_one_worker,
     quick_jit,
     slow_but,
@@ -131,6 +132,85 @@ def test_statistics_are_those_of_one_clean_pass_over_the_whole_batch(name, metho
     ]
     assert min(moved) > 0.01
     assert abstract(opt_state) == abstract(tx.init(model.params))
+
+
+def scaled(tree, length):
+    """That direction at this length, in float64."""
+    squares = sum(np.sum(np.float64(leaf) ** 2) for leaf in jax.tree.leaves(tree))
+    return jax.tree.map(lambda leaf: leaf * (length / np.sqrt(squares)), tree)
+
+
+def stepping(model, tx):
+    """The updates of a step, with statistics from `take_aux`, and the next state."""
+
+    @quick_jit
+    def step(params, stats, opt_state, batch):
+        update = updater(tx, lambda p, b: model.apply(p, stats, b), has_aux=True)
+        updates, opt_state = update(opt_state, params, batch)
+        return updates, *ksam_jax.take_aux(opt_state)
+
+    return step
+
+
+# How each climbs: along the last update, downhill, or along the gradient, uphill.
+CLIMB = ksam_jax.scale_to_radius(0.3)
+PERTURBED = {
+    "momentum_sam": (functools.partial(ksam_jax.momentum_sam, 0.3), -0.3),
+    "k_momentum_sam": (functools.partial(ksam_jax.k_momentum_sam, 0.3, k=0.4), -0.3),
+    "random_sam": (functools.partial(ksam_jax.random_sam, 0.3, m=1.0), 0.3),
+    "sam": (functools.partial(ksam_jax.sharpness_aware, CLIMB), 0.3),
+}
+
+
+@pytest.mark.parametrize("name", PERTURBED)
+def test_statistics_of_the_perturbed_weights_are_those_of_one_pass_there(name):
+    model, (method, length) = nnx_model(), PERTURBED[name]
+    run = one_clean_pass("nnx")
+    steps = {aux: stepping(model, method(aux=aux)) for aux in ("clean", "perturbed")}
+    uphill = quick_jit(jax.grad(lambda p, s, b: jnp.mean(model.apply(p, s, b)[0])))
+    params, stats, state = model.params, model.stats, initial(method(), model.params)
+    update = jax.tree.map(jnp.zeros_like, params)
+    for number, batch in enumerate(BATCHES):
+        along = uphill(params, stats, batch) if length > 0 else update
+        # Before the first update there is nothing to climb along.
+        climbs = length > 0 or number > 0
+        climb = scaled(along, length) if climbs else along
+        moved = jax.tree.map(lambda p, e: (p + e).astype(p.dtype), params, climb)
+        there, here = run(moved, stats, batch)[1], run(params, stats, batch)[1]
+        same, clean_stats, _ = steps["clean"](params, stats, state, batch)
+        update, new_stats, state = steps["perturbed"](params, stats, state, batch)
+        # Nothing but the statistics is another.
+        assert_close(update, same, 1e-5, 1e-6)
+        assert_close(clean_stats, here, 1e-5, 1e-5)
+        assert_close(new_stats, there, 1e-5, 1e-5)
+        apart = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), there, here)
+        assert (max(jax.tree.leaves(apart)) > 1e-2) == climbs
+        params = jax.tree.map(lambda p, u: p - 0.2 * u, params, update)
+        stats = new_stats
+    assert abstract(stats) == abstract(model.stats)
+    assert abstract(state) == abstract(initial(method(), params))
+
+
+def test_statistics_of_the_perturbed_weights_are_averaged_over_devices():
+    """Two parts of a batch climb together, and each looks at its own examples."""
+    model, run = nnx_model(), one_clean_pass("nnx")
+    tx = ksam_jax.momentum_sam(0.3, aux="perturbed", axis_name="data")
+    step = stepping(model, tx)
+    parts = jax.tree.map(lambda x: x[:8].reshape(2, 4, *x.shape[1:]), BATCHES[0])
+    mapped = jax.vmap(step, in_axes=(None, None, None, 0), axis_name="data")
+    state = tx.init(model.params)
+    update, _, state = mapped(model.params, model.stats, state, parts)
+    update, state = jax.tree.map(lambda x: x[0], (update, state))
+    _, stats, _ = mapped(model.params, model.stats, state, parts)
+    climb = scaled(update, -0.3)
+    moved = jax.tree.map(lambda p, e: (p + e).astype(p.dtype), model.params, climb)
+    each = [
+        run(moved, model.stats, jax.tree.map(lambda x, i=i: x[i], parts))[1]
+        for i in range(2)
+    ]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *each)
+    for i in range(2):
+        assert_close(jax.tree.map(lambda x, i=i: x[i], stats), mean, 1e-5, 1e-5)
 
 
 def test_the_flax_models_agree_so_that_neither_hides_a_mistake():

@@ -234,6 +234,55 @@ def calls_of_the_loss(tx, has_aux=False):
     return ran
 
 
+def test_aux_of_the_perturbed_weights_costs_no_look():
+    perturbed = functools.partial(calls_of_the_loss, has_aux=True)
+    momentum = functools.partial(ksam_jax.momentum_sam, rho=RHO, aux="perturbed")
+    assert perturbed(momentum()) == [10]
+    assert perturbed(ksam_jax.adaptive_momentum_sam(aux="perturbed")) == [10]
+    hardest = ksam_jax.k_momentum_sam(rho=RHO, k=3, aux="perturbed")
+    assert perturbed(hardest) == [10, 3]
+    assert perturbed(ksam_jax.random_sam(m=4, aux="perturbed")) == [4, 10]
+    climb, past = ksam_jax.scale_to_radius(RHO), ksam_jax.past_descent()
+    rising = ksam_jax.sharpness_aware(
+        climb, ascent=past, descent=ksam_jax.largest_increase(3), aux="perturbed"
+    )
+    # The clean losses choose.
+    assert perturbed(rising) == [10, 10, 3]
+
+
+@pytest.mark.parametrize("part", ["random_subset", "k_sam"])
+def test_aux_of_the_perturbed_weights_needs_all_examples_there(part):
+    climb, drawn = ksam_jax.scale_to_radius(RHO), ksam_jax.random_subset(3)
+    hardest = ksam_jax.highest_loss(3)
+    ascent, descent, called = {
+        "random_subset": (ksam_jax.past_descent(), drawn, r"random_subset\(m=3\)"),
+        "k_sam": (hardest, hardest, r"highest_loss\(k=3\)"),
+    }[part]
+    tx = ksam_jax.sharpness_aware(climb, ascent=ascent, descent=descent, aux="perturbed")
+    line = rf'sharpness_aware\(aux="perturbed"\): .* with {called} .* leave aux at "clean"'
+    with pytest.raises(ValueError, match=line):
+        calls_of_the_loss(tx, has_aux=True)
+    # Nothing is wrong without aux.
+    assert calls_of_the_loss(tx)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ksam_jax.momentum_sam,
+        ksam_jax.adaptive_momentum_sam,
+        ksam_jax.k_momentum_sam,
+        ksam_jax.random_sam,
+        functools.partial(ksam_jax.sharpness_aware, ksam_jax.scale_to_radius(RHO)),
+    ],
+)
+@pytest.mark.parametrize("word", ["perturb", ""])
+def test_aux_is_one_of_two_words(method, word):
+    line = r'aux=.*: aux must be one of "clean", "perturbed"'
+    with pytest.raises(ValueError, match=line):
+        method(aux=word)
+
+
 def test_the_loss_is_run_only_where_it_is_needed():
     momentum = ksam_jax.momentum_sam(rho=RHO, decay=0.9)
     assert calls_of_the_loss(momentum) == [10]

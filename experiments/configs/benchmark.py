@@ -1,4 +1,4 @@
-"""What the benchmark measures: five models, small on a CPU and larger elsewhere.
+"""What the benchmark measures: six models, small on a CPU and larger elsewhere.
 
 On two cores a step of SGD takes a few milliseconds (MLP) to two seconds (ResNet-18).
 """
@@ -23,6 +23,7 @@ class Workload:
       classes: number of classes.
       batch_size: examples per step.
       vocabulary: number of different tokens; None for images.
+      segments: whether the model reads `experiments.data.tokens.Tokens` and not numbers.
       swept: the methods whose share of the examples is varied.
       timing_seconds: how long the methods' rounds may take, and a quarter of it those of
         each other batch size; at least three rounds are done.
@@ -35,6 +36,7 @@ class Workload:
     classes: int
     batch_size: int
     vocabulary: int | None = None
+    segments: bool = False
     swept: tuple[str, ...] = ("k_sam", "k_momentum_sam")
     timing_seconds: float = 45.0
 
@@ -66,6 +68,12 @@ MLP_512 = Workload(
     classes=10,
     batch_size=128,
     swept=ALL_WITH_A_SHARE,
+)
+MLP_SMALL = replace(
+    MLP_512,
+    name="mlp_small",
+    title="MLP 784-512-10",
+    model=partial(MLP, widths=(512,)),
 )
 CNN_64 = Workload(
     name="cnn",
@@ -102,7 +110,7 @@ TRANSFORMER = Workload(
     vocabulary=8192,
 )
 
-CPU = {w.name: w for w in (MLP_512, CNN_64, RESNET_18, VIT_TINY, TRANSFORMER)}
+CPU = {w.name: w for w in (MLP_512, MLP_SMALL, CNN_64, RESNET_18, VIT_TINY, TRANSFORMER)}
 
 ACCELERATOR = {
     workload.name: replace(workload, swept=ALL_WITH_A_SHARE, timing_seconds=30.0)
@@ -113,6 +121,7 @@ ACCELERATOR = {
             model=partial(MLP, widths=(2048, 2048)),
             batch_size=4096,
         ),
+        MLP_SMALL,
         replace(CNN_64, batch_size=1024),
         replace(RESNET_18, batch_size=512),
         replace(

@@ -67,6 +67,7 @@ OWN = {
         "k_momentum_sam",
         "k_momentum_following",
         "k_momentum_over_batch",
+        "k_momentum_perturbed_aux",
         "k_momentum_remembered",
     )
 }

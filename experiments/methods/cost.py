@@ -60,8 +60,8 @@ class Cost:
         that have nothing to share.
       share: the share of the examples that it is measured with first; None if it has none.
       share_name: what its paper calls the share.
-      has_clean_pass: whether the whole batch runs forward at the unperturbed weights. Where
-        it doesn't, BatchNorm's statistics cost another forward pass.
+      aux_is_free: whether the whole batch runs forward anyway at the weights whose aux is
+        wanted. Where it doesn't, BatchNorm's statistics cost another forward pass.
       colour: in pictures of costs.
       line: marker and line style in the picture against k.
       work: share -> its two parts; None: it isn't computed on many devices.
@@ -74,7 +74,7 @@ class Cost:
     shared: Callable[[float], float] | None = None
     share: float | None = None
     share_name: str = "k"
-    has_clean_pass: bool = True
+    aux_is_free: bool = True
     colour: str = BLACK
     line: tuple[str, str] = ("o", "-")
     work: Callable[[float], Work] | None = None
@@ -98,7 +98,7 @@ class Cost:
           has_aux: whether the loss returns statistics.
         """
         passes = self.shared if is_shared and self.shared else self.passes
-        extra = 1 if has_aux and not self.has_clean_pass else 0
+        extra = 1 if has_aux and not self.aux_is_free else 0
         return (passes(share or 1.0) + extra) / 3
 
 

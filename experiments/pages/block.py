@@ -21,15 +21,19 @@ class Block:
       name: of the marks.
       sources: result files.
       render: (*contents of the sources, folder=that of the pictures) -> Markdown.
+      otherwise: the text as long as the first source isn't there; None: it must be.
     """
 
     page: Path
     name: str
     sources: tuple[Path, ...]
     render: Callable[..., str]
+    otherwise: str | None = None
 
     def text(self) -> str:
         """The figures as Markdown."""
+        if self.otherwise is not None and not self.sources[0].exists():
+            return self.otherwise
         contents = [_finished(source) for source in self.sources]
         folder = os.path.relpath(self.sources[0].parent, self.page.parent)
         return self.render(*contents, folder=Path(folder).as_posix())

@@ -3,14 +3,17 @@
 from pathlib import Path
 
 from experiments.configs.benchmark import CPU
-from experiments.pages import decision, devices, large, renders
+from experiments.pages import accelerator, decision, devices, large, renders
 from experiments.pages.block import Block
 from experiments.racing import page as racing
 from experiments.results import markdown
 
 DOCS = Path("docs")
 REFERENCE = Path("results/reference")
-COSTS = {name: REFERENCE / "benchmark" / f"{name}.json" for name in CPU}
+# The smaller MLP is only there to be compared with another build.
+COSTS = {
+    name: REFERENCE / "benchmark" / f"{name}.json" for name in CPU if name != "mlp_small"
+}
 DIGITS = REFERENCE / "digits" / "results.json"
 MNIST = REFERENCE / "reproduce" / "mnist_1000" / "results.json"
 SCALING = REFERENCE / "scaling" / "scaling.json"
@@ -107,6 +110,13 @@ PERFORMANCE = (
         "full-size",
         (REFERENCE / "full_size" / "full_size.json",),
         large.block,
+    ),
+    Block(
+        DOCS / "accelerator.md",
+        "accelerator",
+        (REFERENCE / "accelerator" / "accelerator.json",),
+        accelerator.block,
+        "Not measured yet: no accelerator was at hand.",
     ),
     Block(DOCS / "scaling.md", "sent", (SCALING,), renders.sent),
     Block(DOCS / "scaling.md", "kept", (SCALING,), renders.kept),

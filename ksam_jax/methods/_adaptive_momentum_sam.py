@@ -4,17 +4,21 @@ from typing import Any, Unpack
 
 import optax
 
-from ..checks import _values
+from ..checks import _kinds, _values
 from ..parts._ascent import along_past
 from ..parts._examples import everything
 from ..parts._radius import scale_to_adaptive_radius
-from ..step._method import Method
+from ..step._method import AUX, Method
 from ._common import Common, built, with_common
 
 
 @with_common
 def adaptive_momentum_sam(
-    rho: Any = 3.0, eta: Any = 0.01, decay: Any = 0.9, **common: Unpack[Common]
+    rho: Any = 3.0,
+    eta: Any = 0.01,
+    decay: Any = 0.9,
+    aux: str = "clean",
+    **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum-SAM with the radius measured relative to the size of each weight.
 
@@ -25,7 +29,7 @@ def adaptive_momentum_sam(
       m_t = \lambda m_{t-1} + (1 - \lambda) u, \qquad m_0 = 0
 
     The cost of SGD. `has_aux=True` adds a forward pass at the unperturbed weights, where
-    aux belongs.
+    aux belongs, unless `aux="perturbed"`.
 
     Args:
       rho: radius in that metric; a float, a traced scalar or an `optax.Schedule`. The paper
@@ -36,6 +40,10 @@ def adaptive_momentum_sam(
         leaves of less than two axes (biases, norm parameters).
       decay: lambda, in [0, 1): the momentum of the optimizer gives its momentum buffer's
         direction, as in the paper; 0 is the previous gradient alone.
+      aux: of which weights aux (`has_aux=True`), such as BatchNorm's statistics, is:
+        "clean", of the unperturbed ones, at the cost of a forward pass over the batch; or
+        "perturbed", of the perturbed ones, as the pass there returns it, at no cost.
+        `info.loss` and `info.sharpness` are then unknown.
       **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
         num_microbatches, which all methods take: see `Common`.
 
@@ -44,8 +52,8 @@ def adaptive_momentum_sam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho`, `eta` or `decay` is out of range; if `sync_ascent` is False
-        without `axis_name` or `groups`.
+      ValueError: if `rho`, `eta` or `decay` is out of range, or `aux` another word; if
+        `sync_ascent` is False without `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
     Example:
@@ -71,4 +79,5 @@ def adaptive_momentum_sam(
     _values.radius(call, rho)
     _values.weight(call, "eta", eta)
     past, climb = along_past(call, decay), scale_to_adaptive_radius(rho, eta)
-    return built(Method(call, past, climb, everything()), common)
+    _kinds.one_of(call, "aux", aux, AUX)
+    return built(Method(call, past, climb, everything(), aux=aux), common)

@@ -4,12 +4,12 @@ from typing import Any, Unpack
 
 import optax
 
-from ..checks import _values
+from ..checks import _kinds, _values
 from ..parts._ascent import along_past
 from ..parts._coverage import FOLLOWING
 from ..parts._examples import rank_by_loss
 from ..parts._radius import scale_to_radius
-from ..step._method import Method
+from ..step._method import AUX, Method
 from ._common import Common, built, with_common
 
 
@@ -20,6 +20,7 @@ def k_momentum_sam(
     decay: Any = 0.0,
     skip: Any = None,
     mean_over: str = "batch",
+    aux: str = "clean",
     **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum-SAM on the k examples with the highest loss at the perturbed weights.
@@ -35,7 +36,7 @@ def k_momentum_sam(
     is divided by the batch's N, as there. Forward passes' worth of work per example at one
     k: 1 + 3k, or 1 + 2k where `per_example` shares the forward pass; SGD's is 3, and so is
     that of all examples. `has_aux=True` adds a forward pass at the unperturbed weights,
-    where aux belongs.
+    where aux belongs, unless `aux="perturbed"`.
 
     Args:
       rho: radius in the parameters' units; a float, a traced scalar or an
@@ -50,6 +51,10 @@ def k_momentum_sam(
         mislabelled examples; on clean labels it hurts.
       mean_over: what the sum over the chosen is divided by: "batch" by N, as if the others'
         loss were zero, or "chosen" by their number; see `highest_loss`.
+      aux: of which weights aux (`has_aux=True`), such as BatchNorm's statistics, is:
+        "clean", of the unperturbed ones, at the cost of a forward pass over the batch; or
+        "perturbed", of the perturbed ones, as the pass there returns it, at no cost.
+        `info.loss` and `info.sharpness` are then unknown.
       **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
         num_microbatches, which all methods take: see `Common`.
 
@@ -58,8 +63,8 @@ def k_momentum_sam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho`, `k`, `decay` or `skip` is out of range, or `mean_over` another
-        word; if `sync_ascent` is
+      ValueError: if `rho`, `k`, `decay` or `skip` is out of range, or `mean_over` or `aux`
+        another word; if `sync_ascent` is
         False without `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
@@ -85,4 +90,6 @@ def k_momentum_sam(
     _values.decay_rate("k_momentum_sam", decay)
     hardest = rank_by_loss("k_momentum_sam", k, skip, mean_over)
     past = along_past("k_momentum_sam", decay)
-    return built(Method("k_momentum_sam", past, scale_to_radius(rho), hardest), common)
+    _kinds.one_of("k_momentum_sam", "aux", aux, AUX)
+    climb = scale_to_radius(rho)
+    return built(Method("k_momentum_sam", past, climb, hardest, aux=aux), common)

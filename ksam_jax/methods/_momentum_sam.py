@@ -4,11 +4,11 @@ from typing import Any, Unpack
 
 import optax
 
-from ..checks import _values
+from ..checks import _kinds, _values
 from ..parts._ascent import along_past
 from ..parts._examples import everything
 from ..parts._radius import scale_to_radius
-from ..step._method import Method
+from ..step._method import AUX, Method
 from ._common import Common, built, with_common
 
 
@@ -16,6 +16,7 @@ from ._common import Common, built, with_common
 def momentum_sam(
     rho: Any = 0.3,
     decay: Any = 0.0,
+    aux: str = "clean",
     **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""Momentum-SAM: SAM whose climb is the direction of the past steps, which is free.
@@ -26,13 +27,17 @@ def momentum_sam(
       m_t = \lambda m_{t-1} + (1 - \lambda) u, \qquad m_0 = 0
 
     The cost of SGD. `has_aux=True` adds a forward pass at the unperturbed weights, where
-    aux belongs.
+    aux belongs, unless `aux="perturbed"`.
 
     Args:
       rho: radius in the parameters' units, larger than SAM's; a float, a traced scalar
         or an `optax.Schedule`.
       decay: lambda, in [0, 1); 0 is the previous gradient alone, and the momentum of the
         optimizer gives its momentum buffer's direction, as in the paper.
+      aux: of which weights aux (`has_aux=True`), such as BatchNorm's statistics, is:
+        "clean", of the unperturbed ones, at the cost of a forward pass over the batch; or
+        "perturbed", of the perturbed ones, as the pass there returns it, at no cost.
+        `info.loss` and `info.sharpness` are then unknown.
       **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
         num_microbatches, which all methods take: see `Common`.
 
@@ -41,8 +46,8 @@ def momentum_sam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho` or `decay` is out of range; if `sync_ascent` is False without
-        `axis_name` or `groups`.
+      ValueError: if `rho` or `decay` is out of range, or `aux` another word; if
+        `sync_ascent` is False without `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
     Example:
@@ -66,4 +71,6 @@ def momentum_sam(
     _values.radius("momentum_sam", rho)
     _values.decay_rate("momentum_sam", decay)
     past = along_past("momentum_sam", decay)
-    return built(Method("momentum_sam", past, scale_to_radius(rho), everything()), common)
+    _kinds.one_of("momentum_sam", "aux", aux, AUX)
+    climb = scale_to_radius(rho)
+    return built(Method("momentum_sam", past, climb, everything(), aux=aux), common)

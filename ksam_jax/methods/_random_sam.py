@@ -4,11 +4,11 @@ from typing import Any, Unpack
 
 import optax
 
-from ..checks import _values
+from ..checks import _kinds, _values
 from ..parts import _counts
 from ..parts._examples import draw_subset, everything
 from ..parts._radius import scale_to_radius
-from ..step._method import Method
+from ..step._method import AUX, Method
 from ._common import Common, built, with_common
 
 
@@ -17,6 +17,7 @@ def random_sam(
     rho: Any = 0.05,
     m: Any = 0.25,
     seed: Any = 0,
+    aux: str = "clean",
     **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""SAM whose climb uses a random part of the batch.
@@ -26,13 +27,17 @@ def random_sam(
       u = \nabla L(w + \epsilon)
 
     with M drawn anew at every step. 1 + m times the cost of SGD; `has_aux=True` adds a
-    forward pass over the whole batch, since aux is of all examples.
+    forward pass over the whole batch, since aux is of all examples, unless
+    `aux="perturbed"`.
 
     Args:
       rho: radius in the parameters' units; a float, a traced scalar or an
         `optax.Schedule`.
       m: an integer is a number of examples, another real number in (0, 1] a fraction.
       seed: integer, may be traced; decides which examples are drawn.
+      aux: of which weights aux (`has_aux=True`), such as BatchNorm's statistics, is:
+        "clean", of the unperturbed ones, at the cost of a forward pass over the batch; or
+        "perturbed", of the perturbed ones, as the pass there returns it, at no cost.
       **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
         num_microbatches, which all methods take: see `Common`.
 
@@ -41,8 +46,8 @@ def random_sam(
       `sharpness_aware`.
 
     Raises:
-      ValueError: if `rho` or `m` is out of range; if `sync_ascent` is False without
-        `axis_name` or `groups`.
+      ValueError: if `rho` or `m` is out of range, or `aux` another word; if
+        `sync_ascent` is False without `axis_name` or `groups`.
       TypeError: if an argument has the wrong type, or a size is traced.
 
     Example:
@@ -64,4 +69,6 @@ def random_sam(
     count = _counts.example_count("random_sam", "m", m)
     # Of a climb to a radius the denominator of the mean doesn't matter.
     drawn = draw_subset(count, seed, "chosen")
-    return built(Method("random_sam", drawn, scale_to_radius(rho), everything()), common)
+    _kinds.one_of("random_sam", "aux", aux, AUX)
+    climb = scale_to_radius(rho)
+    return built(Method("random_sam", drawn, climb, everything(), aux=aux), common)

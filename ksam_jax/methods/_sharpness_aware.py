@@ -4,12 +4,13 @@ from typing import Any, Unpack
 
 import optax
 
+from ..checks import _kinds
 from ..checks._words import shown
 from ..parts._ascent import Ascent
 from ..parts._examples import everything
 from ..parts._selection import Selection
 from ..parts._sized import SizedSelection
-from ..step._method import Method
+from ..step._method import AUX, Method
 from ._common import (
     COMPARES,
     Common,
@@ -27,6 +28,7 @@ def sharpness_aware(
     ascent: Selection | Ascent | None = None,
     descent: Selection | None = None,
     combine: optax.GradientTransformation = optax.identity(),  # noqa: B008
+    aux: str = "clean",
     **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""The general form: any direction, with any examples for the climb and the descent.
@@ -53,7 +55,8 @@ def sharpness_aware(
     - `batch`: a pytree whose leaves share the leading axis N. Give each example its own
       (typed) dropout key, and it keeps it in both passes.
     - aux is that of the clean pass over the whole batch, which is run for it if the step
-      has none; take it with `take_aux`.
+      has none, or with `aux="perturbed"` that of the perturbed pass; take it with
+      `take_aux`.
     - `loss_scale`: for a model that computes in float16: a number > 0, may be traced, by
       which the loss is multiplied in every backward pass and its gradient divided again,
       so that nothing else sees it. `both_finite` of the state then tells whether that
@@ -76,6 +79,9 @@ def sharpness_aware(
         gradient to the updates, which is given `params` and, as extra arguments,
         `ascent_gradient` and `epsilon`, trees like params; or several in `optax.chain`.
         All are averaged over the devices. `optax.identity()` keeps the descent gradient.
+      aux: of which weights aux is: "clean", of the unperturbed ones; or "perturbed", of
+        the perturbed ones, as the pass over the whole batch there returns it: a forward
+        pass less where the climb has none over the whole batch.
       **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
         num_microbatches, which all methods take: see `Common`.
 
@@ -90,7 +96,8 @@ def sharpness_aware(
         `combine`; in `init`
         and `update` if `mask` doesn't fit the parameters, `axis_name` isn't bound, `groups`
         or `num_microbatches` don't divide the batch, a fraction is less than one example of
-        each device or group, and for bad input of theirs.
+        each device or group, `aux` is "perturbed" where no pass runs the whole batch there,
+        and for bad input of theirs.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -116,10 +123,11 @@ def sharpness_aware(
     ascent = everything() if ascent is None else ascent
     descent = everything() if descent is None else descent
     _check_parts(perturbation, ascent, descent, combine)
+    _kinds.one_of("sharpness_aware", "aux", aux, AUX)
+    method = Method("sharpness_aware", ascent, perturbation, descent, aux=aux)
     if is_identity(combine):
-        return built(Method("sharpness_aware", ascent, perturbation, descent), common)
-    method = Method("sharpness_aware", ascent, perturbation, descent, combine)
-    return built(method, common, needs_sync=COMPARES)
+        return built(method, common)
+    return built(method._replace(combine=combine), common, needs_sync=COMPARES)
 
 
 def _check_parts(perturbation: Any, ascent: Any, descent: Any, combine: Any) -> None:

@@ -10,6 +10,9 @@ from ..parts._ascent import Ascent
 from ..parts._selection import Selection
 from ..parts._sized import SizedSelection
 
+# At the unperturbed weights, or at the perturbed ones.
+AUX = ("clean", "perturbed")
+
 
 class Execution(NamedTuple):
     """How a step is carried out: the keyword arguments that all methods share."""
@@ -55,6 +58,7 @@ class Method(NamedTuple):
         goes on as with one; that of a climb's own selection, which runs nothing, stays.
       coverage: the selection of whose sizes this method has one; None for none.
       coverage_in: the field of the state in which that selection remembers.
+      aux: of which pass over the whole batch aux is, one of `AUX`.
     """
 
     call: str
@@ -68,6 +72,7 @@ class Method(NamedTuple):
     climbs: bool = True
     coverage: SizedSelection | None = None
     coverage_in: str = ""
+    aux: str = "clean"
 
     @property
     def sized(self) -> SizedSelection | None:

@@ -38,7 +38,7 @@ class Found(NamedTuple):
       descent: the descent gradient.
       told: the numbers of the info; only those of the losses if the climb is compared with
         the averaged descent.
-      aux: of the clean pass.
+      aux: of the pass that the method says.
       ascent_note: what the ascent's selection may learn from.
       descent_note: what the descent's may.
       climb: if it is that of all devices, to be compared; else None, as without one.
@@ -85,11 +85,26 @@ def on_device(
     descent = _descent_gradient(method, problem, perturbed, ascent, state.descent)
     told = what_losses_tell(method, problem, ascent, descent, state.info)
     climb = Climb(ascent.value, epsilon, applied)
-    found = Found(descent.value, told, ascent.aux, ascent.note, descent.note, climb)
+    aux = _aux(method, problem, ascent, descent)
+    found = Found(descent.value, told, aux, ascent.note, descent.note, climb)
     states = States(perturbation_state, ascent.state, descent.state)
     if not method.sync_ascent:
         found = _compared_alone(flags, params, found, state)
     return found, states
+
+
+def _aux(method: Method, problem: Problem, ascent: Gradient, descent: Gradient) -> Any:
+    """Aux of the pass over the whole batch at the weights that are asked for."""
+    if method.aux == "clean":
+        return ascent.aux
+    # Where there are rows, nobody else ran.
+    if problem.loss.has_aux and descent.rows is not None:
+        raise ValueError(
+            f'{method.call}(aux="perturbed"): the whole batch must run at the perturbed '
+            f"weights, and with {method.descent.call} the chosen examples run there "
+            f'alone; leave aux at "clean".'
+        )
+    return descent.aux
 
 
 def _compared_alone(
@@ -135,7 +150,7 @@ def _ascent_gradient(
 ) -> Gradient:
     """The gradient to climb along, computed or given, averaged if it is to be."""
     ascent = method.ascent
-    look_first = problem.loss.has_aux or method.needs_clean
+    look_first = method.needs_clean or (problem.loss.has_aux and method.aux == "clean")
     local = problem.axis.varying(params)
     if isinstance(ascent, Ascent):
         hidden = hide(method.flags, params)

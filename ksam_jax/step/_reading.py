@@ -39,7 +39,9 @@ def get_info(opt_state: Any) -> SharpnessAwareInfo:
 
 
 def take_aux(opt_state: Any) -> tuple[Any, Any]:
-    """Takes the aux of the clean pass out of the optimizer state.
+    """Takes the aux of the step out of the optimizer state: that of its clean pass.
+
+    (With `aux="perturbed"`, where a method has it, that of the perturbed pass.)
 
     `update(..., has_aux=True)` leaves it there; take it in every step, so that the state
     has the same structure before and after. Forgotten, it costs a retrace under `jit` and

@@ -20,7 +20,8 @@ class SharpnessAwareState(NamedTuple):
       info: what the last step says about itself.
       both_finite: whether both gradients of the last step were finite, of the ascent
         gradient what the climb used; looked at only with `loss_scale`, else True.
-      aux: aux of the clean pass, between `update` and `take_aux`; None at rest.
+      aux: aux of the clean pass, or of the perturbed one where that was asked for, between
+        `update` and `take_aux`; None at rest.
     """
 
     perturbation: optax.OptState

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from experiments.costs import timing
@@ -21,6 +22,7 @@ def measure(
     groups: Sequence[Group],
     rounds: int,
     say: Callable[[str], None] = lambda text: None,
+    threads: int = 1,
 ) -> list[dict[str, Any]]:
     """Compiles and times what the groups ask for; returns what goes into the JSON.
 
@@ -29,12 +31,22 @@ def measure(
       groups: cases to compare; a case in several groups is compiled once.
       rounds: at most so many, fewer where steps are slow.
       say: called with what is being done.
+      threads: that compile side by side; if more than one, what times of compilation say
+        depends on it.
     """
     cases = list(dict.fromkeys(case for group in groups for case in group.cases))
     programs: dict[Case, Program] = {}
-    for i, case in enumerate(cases, 1):
-        say(f"compiling {i}/{len(cases)}: {in_words(case)}")
+
+    def compiled(case: Case) -> None:
+        say(f"compiling {len(programs) + 1}/{len(cases)}: {in_words(case)}")
         programs[case] = model.compile(case)
+
+    if threads == 1:
+        for case in cases:
+            compiled(case)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(compiled, cases))
     return [_measured(model, group, programs, rounds, say) for group in groups]
 
 
@@ -112,9 +124,9 @@ def _figures(
         "label": CONTENDERS[case.method].label,
         "predicted_vs_sgd": predicted,
         "operations": program.operations,
-        "operations_vs_sgd": _quotient(program.operations, sgd.operations),
+        "operations_vs_sgd": quotient(program.operations, sgd.operations),
         "temporary_bytes": program.temporary_bytes,
-        "temporary_vs_sgd": _quotient(program.temporary_bytes, sgd.temporary_bytes),
+        "temporary_vs_sgd": quotient(program.temporary_bytes, sgd.temporary_bytes),
         "lower_seconds": program.lower_seconds,
         "compile_seconds": program.compile_seconds,
         **_time_figures(times, best, case),
@@ -125,8 +137,8 @@ def _time_figures(times: Times, best: Case | None, case: Case) -> dict[str, Any]
     if case not in times:
         return {"seconds": None, "time_vs_sgd": None, "time_vs_best_sub_batch": None}
     mine = times[case]
-    spread = _spread(timing.median_and_quartiles(mine), len(mine))
-    figures: dict[str, Any] = {"seconds": spread}
+    own = spread(timing.median_and_quartiles(mine), len(mine))
+    figures: dict[str, Any] = {"seconds": own}
     for name, reference in {
         "time_vs_sgd": _sgd(case),
         "time_vs_best_sub_batch": best,
@@ -135,7 +147,7 @@ def _time_figures(times: Times, best: Case | None, case: Case) -> dict[str, Any]
             figures[name] = None
             continue
         its = [case.batch / reference.batch * seconds for seconds in times[reference]]
-        figures[name] = _spread(timing.ratio(mine, its), len(mine))
+        figures[name] = spread(timing.ratio(mine, its), len(mine))
     return figures
 
 
@@ -143,10 +155,12 @@ def _sgd(case: Case) -> Case:
     return Case("sgd", None, None, case.batch)
 
 
-def _spread(values: tuple[float, float, float], n: int) -> dict[str, float]:
+def spread(values: tuple[float, float, float], n: int) -> dict[str, float]:
+    """Median and quartiles of so many values, as results have them."""
     median, lower, upper = values
     return {"n": n, "median": median, "lower_quartile": lower, "upper_quartile": upper}
 
 
-def _quotient(mine: float | None, its: float | None) -> float | None:
+def quotient(mine: float | None, its: float | None) -> float | None:
+    """The ratio; None where one is missing or there is nothing to divide by."""
     return None if mine is None or not its else mine / its

@@ -87,5 +87,17 @@ def plan(
     return [*groups, Group("memory", None, _once(compiled), is_timed=False)]
 
 
+def on_own_batch(
+    workload: Workload,
+    methods: Sequence[str],
+    keeps: Sequence[str],
+    *,
+    couples_examples: bool,
+) -> list[Case]:
+    """SGD's step and the methods', on the model's own batch size alone; see `plan`."""
+    wanted = plan(workload, methods, keeps, couples_examples=couples_examples, sweep=False)
+    return [case for case in wanted[0].cases if case.batch == workload.batch_size]
+
+
 def _once(cases: Sequence[Case]) -> tuple[Case, ...]:
     return tuple(dict.fromkeys(cases))

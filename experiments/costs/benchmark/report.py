@@ -28,7 +28,7 @@ def show(content: Content, console: Console) -> None:
     console.print(f"\n[bold]{title(content)}[/bold]", highlight=False)
     for name, headers, rows in tables(content):
         if rows:
-            console.print(_table(name, headers, rows))
+            console.print(table(name, headers, rows))
     for case in too_large(content):
         console.print(f"too little memory: {case}", style="yellow", highlight=False)
 
@@ -138,13 +138,13 @@ def _row(case: Content, *more: str) -> tuple[str, ...]:
         case["label"],
         share_in_words(case),
         *more,
-        _number(seconds and 1e3 * seconds["median"], ".3g"),
-        _ratio(case["time_vs_sgd"]),
-        _number((case["time_vs_best_sub_batch"] or {}).get("median"), ".2f"),
+        number(seconds and 1e3 * seconds["median"], ".3g"),
+        ratio(case["time_vs_sgd"]),
+        number((case["time_vs_best_sub_batch"] or {}).get("median"), ".2f"),
         f"{case['predicted_vs_sgd']:.2f}",
-        _number(case["operations_vs_sgd"], ".2f"),
+        number(case["operations_vs_sgd"], ".2f"),
         _megabytes(case),
-        _number(case["temporary_vs_sgd"], ".2f"),
+        number(case["temporary_vs_sgd"], ".2f"),
         f"{case['lower_seconds'] + case['compile_seconds']:.1f}",
     )
 
@@ -179,10 +179,11 @@ def _sizes(
 
 
 def _time(case: Content) -> str:
-    return _number((case["time_vs_sgd"] or {}).get("median"), ".2f")
+    return number((case["time_vs_sgd"] or {}).get("median"), ".2f")
 
 
-def _ratio(values: Mapping[str, float] | None) -> str:
+def ratio(values: Mapping[str, float] | None) -> str:
+    """Median and quartiles."""
     if values is None:
         return "n/a"
     quartiles = f"[{values['lower_quartile']:.2f}, {values['upper_quartile']:.2f}]"
@@ -194,12 +195,14 @@ def _megabytes(case: Content) -> str:
     return "n/a" if found is None else f"{found / 1e6:.{0 if found >= 1e7 else 1}f}"
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """In this format, or n/a."""
     return "n/a" if value is None else f"{value:{form}}"
 
 
-def _table(name: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(
+def table(name: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """For the terminal; headers of words stand left, those of figures right."""
+    made = Table(
         title=name,
         title_justify="left",
         title_style="bold",
@@ -208,9 +211,9 @@ def _table(name: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     )
     words = ("method", "share", "keep")
     for header in headers:
-        table.add_column(
+        made.add_column(
             header, justify="left" if header in words else "right", no_wrap=True
         )
     for row in rows:
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 import ksam_jax
 from experiments.configs.benchmark import Workload
+from experiments.data.tokens import Tokens
 from experiments.judging.objectives import cross_entropy
 
 LossFn = Callable[[PyTree, Any], Any]
@@ -70,7 +71,8 @@ def make_task(build: Callable[[nnx.Rngs], Any]) -> Task:
 
     def example_loss(params: PyTree, example: Batch) -> Float[Array, ""]:
         model = nnx.merge(graphdef, params, no_rest, copy=True)
-        return cross_entropy(model(example.inputs[None])[0], example.labels)
+        one = jax.tree.map(lambda x: x[None], example.inputs)
+        return cross_entropy(model(one)[0], example.labels)
 
     def example_losses(keep: str) -> LossFn:
         what = int(keep) if keep.isdecimal() else keep
@@ -85,6 +87,8 @@ def random_batch(workload: Workload, size: int) -> Batch:
     if workload.vocabulary:
         inputs = rng.integers(workload.vocabulary, size=(size, *workload.shape))
         inputs = inputs.astype(np.int32)
+        if workload.segments:
+            inputs = Tokens(inputs, np.zeros_like(inputs))
     else:
         inputs = rng.standard_normal((size, *workload.shape), np.float32)
     labels = rng.integers(workload.classes, size=size).astype(np.int32)

@@ -1,0 +1,1 @@
+"""The parts of `python -m experiments.accelerator` that are costs, each in pieces."""
