@@ -16,7 +16,6 @@ Example: python -m experiments.accelerator --data-dir DIR --minutes 8
 """
 
 import datetime
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from tyro.conf import arg
 from experiments.configs.accelerator import FULL, TOY, Sizes
 from experiments.configs.options import DataDir
 from experiments.costs.accelerator import keep, memory, pieces
-from experiments.costs.benchmark import record
+from experiments.costs.accelerator.contents import ACCELERATOR, DEVICE, LARGEST
 from experiments.data import catalogue
 from experiments.pages import accelerator as page
 from experiments.processes import budget
@@ -113,7 +112,7 @@ def _check(config: Config, sizes: Sizes) -> None:
 def look(folder: Path, toy: bool) -> int:
     """Writes what machine this is; 2 if it isn't one to measure on."""
     about = {"machine": files.machine(), "versions": files.versions()}
-    files.write_json(folder / MACHINE, about)
+    DEVICE.write(folder / MACHINE, about)
     return 2 if jax.default_backend() == "cpu" and not toy else 0
 
 
@@ -159,16 +158,16 @@ def _report(
         "complete": all(ended.get(stage) == budget.DONE for stage in STAGES),
         "command": cli.command(PROG, config, without=("out", "minutes")),
         "date": datetime.date.today().isoformat(),
-        **json.loads((folder / MACHINE).read_text(encoding="utf-8")),
+        **DEVICE.read(folder / MACHINE),
         "benchmark": contents,
         "keep": keep.decide(contents),
-        "largest": record.read(folder / "largest.json"),
+        "largest": LARGEST.kept(folder / "largest.json"),
         "training": fitting.found(sizes, folder / "training"),
     }
-    files.write_json(folder / "accelerator.json", content)
-    for title, headers, rows in page.tables(content):
+    written = ACCELERATOR.write(folder / "accelerator.json", content)
+    for title, headers, rows in page.tables(written):
         console.print(terminal.table(headers, rows, title))
-    console.print(page.recommendation(content), highlight=False)
+    console.print(page.recommendation(written["keep"]), highlight=False)
     print(f"written: {folder / 'accelerator.json'}")
 
 

@@ -24,6 +24,7 @@ from tyro.conf import arg
 from experiments.configs import rows
 from experiments.configs.options import DataDir
 from experiments.flatness import alignments
+from experiments.flatness.contents import ALIGNMENTS
 from experiments.results import terminal
 from experiments.results.output import RESULTS
 from experiments.shell import cli, files, progress
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "machine": files.machine(),
         "versions": files.versions(),
     }
-    files.write_json(folder / RESULTS, content)
+    content = ALIGNMENTS.write(folder / RESULTS, content)
     console.print(terminal.table(alignments.HEADERS, alignments.table_rows(content)))
     print(f"written: {folder / RESULTS}")
     return 0

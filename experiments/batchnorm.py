@@ -30,15 +30,19 @@ from tyro.conf import arg
 
 from experiments.configs.compare import CIFAR10
 from experiments.configs.options import DataDir
-from experiments.data import catalogue
+from experiments.data import catalogue, memory
+from experiments.data.augment import Normalization, normalized
 from experiments.data.examples import Dataset, Examples
 from experiments.models import ResNet
+from experiments.pages.batchnorm import BATCHNORM
 from experiments.shell import cli, files, progress
 from experiments.training import batchnorm as gradients
 from experiments.training.replicas import batch_rows
 
 PROG = "python -m experiments.batchnorm"
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
+# From about -2 to 2 in each of three channels.
+PIXELS = Normalization((127.5,) * 3, (64.0,) * 3, scale=1)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and returns the exit status."""
     config = cli.parse(Config, argv, PROG, __doc__ or "")
     cli.at_least("seeds", config.seeds, 2)
-    dataset = catalogue.load(CIFAR10.dataset, config.data_dir)
+    dataset = catalogue.load(CIFAR10.experiment.dataset, config.data_dir)
     folder = cli.writable(config.out / "batchnorm")
     rows = measured(dataset, SETUP, config.seeds, progress.console())
     content = _about(config, dataset, SETUP) | {
@@ -102,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "machine": files.machine(),
         "versions": files.versions(),
     }
-    files.write_json(folder / "results.json", content)
+    BATCHNORM.write(folder / "results.json", content)
     print(f"written: {folder / 'results.json'}")
     return 0
 
@@ -133,9 +137,8 @@ def measured(
       seeds: how many.
       console: where progress is shown.
     """
-    raw = dataset.fetch(np.arange(setup.images))
-    images = jnp.asarray((raw.inputs - CIFAR10.shift) / CIFAR10.scale, jnp.float32)
-    examples = Examples(images, jnp.asarray(raw.labels))
+    raw = memory.compact(dataset.fetch(np.arange(setup.images)))
+    examples = Examples(normalized(PIXELS, raw.inputs), jnp.asarray(raw.labels))
     build = partial(ResNet, dataset.shape, dataset.classes, widths=setup.widths)
     functions = compiled(gradients.losses(build), setup.chosen)
     with progress.Display(console, seeds) as display:

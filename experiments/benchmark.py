@@ -39,13 +39,16 @@ from tyro.conf import arg
 from experiments.configs.benchmark import CPU, Workload, workloads
 from experiments.costs.baseline import commits, paired, table
 from experiments.costs.baseline.builds import BASELINE, NEW, SHARED, both, here
+from experiments.costs.baseline.contents import BASELINES
 from experiments.costs.benchmark import plots, record, report
 from experiments.costs.benchmark.contenders import CONTENDERS, DEFAULT_KEEP, KEEPS
+from experiments.costs.benchmark.contents import BENCHMARK, Benchmark
 from experiments.costs.benchmark.measurement import measure
 from experiments.costs.benchmark.plan import plan
 from experiments.costs.benchmark.programs import Model
 from experiments.costs.benchmark.task import make_task
-from experiments.shell import cli, files, progress
+from experiments.shell import cli, progress
+from experiments.shell.formats import Content, Format
 
 PROG = "python -m experiments.benchmark"
 DTYPES = ("float32", "bfloat16")
@@ -140,11 +143,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.baseline is not None:
         _beside(chosen, given, folder / "baseline", console)
         return 0
-    contents: list[dict[str, Any]] = []
+    contents: list[Benchmark] = []
     for i, workload in enumerate(chosen, 1):
         where = f"[{i}/{len(chosen)}] {workload.title}"
-        contents.append(_content(workload, given, folder, console, where, _measure))
-        report.show(contents[-1], console)
+        found = _content(BENCHMARK, workload, given, folder, console, where, _measure)
+        contents.append(found)
+        report.show(found, console)
     for note in report.NOTES:
         console.print(note, style="dim", highlight=False)
     _draw(contents, folder)
@@ -162,14 +166,16 @@ def _beside(
         measure = partial(paired.of_model, builds)
         for i, workload in enumerate(chosen, 1):
             where = f"[{i}/{len(chosen)}] {workload.title}"
-            found = _content(workload, config, folder, console, where, measure, names)
+            found = _content(
+                BASELINES, workload, config, folder, console, where, measure, names
+            )
             table.show(found, console)
     for note in table.NOTES:
         console.print(note, style="dim", highlight=False)
     print("written:", ", ".join(str(record.path(folder, w.name)) for w in chosen))
 
 
-def _draw(contents: Sequence[dict[str, Any]], folder: Path) -> None:
+def _draw(contents: Sequence[Benchmark], folder: Path) -> None:
     pictures = {
         folder / "ratio_against_k.png": plots.ratio_against_k,
         folder / "memory.png": plots.memory_against_batch,
@@ -218,6 +224,7 @@ def _command(config: Config) -> str:
 
 
 def _content(
+    kind: Format[Content],
     workload: Workload,
     config: Config,
     folder: Path,
@@ -225,14 +232,15 @@ def _content(
     where: str,
     measure: Callable[[Workload, Config, Say], Mapping[str, Any]],
     builds: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Content:
     """What goes into the model's JSON: measured now, or by an earlier run like this."""
     path, command = record.path(folder, workload.name), _command(config)
     config = replace(config, keeps=_keeps(config))
     about = record.about(workload, config)
     if builds is not None:
         about |= {"builds": dict(builds), "compiles": config.compiles}
-    earlier = None if config.restart else record.read(path)
+    # What it is of depends on the kind.
+    earlier: Any = None if config.restart else kind.kept(path)
     if earlier is not None and about.items() <= earlier.items():
         console.print(f"{where}: measured on {earlier['date']}", highlight=False)
         return earlier
@@ -245,9 +253,7 @@ def _content(
         "command": command,
         "date": datetime.date.today().isoformat(),
     }
-    content = files.plain(made | about | {"seconds": seconds, **measured})
-    files.write_json(path, content)
-    return content
+    return kind.write(path, made | about | {"seconds": seconds, **measured})
 
 
 def _measure(workload: Workload, config: Config, say: Say) -> Mapping[str, Any]:

@@ -13,7 +13,6 @@ Example: python -m experiments.full_size --devices 8
 
 import dataclasses
 import datetime
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +39,7 @@ from experiments.data.tokens import Tokens
 from experiments.methods import METHODS
 from experiments.models import zoo
 from experiments.pages import large
+from experiments.pages.large import FULL_SIZE, Step, Subject
 from experiments.processes import sharded
 from experiments.results import terminal
 from experiments.shell import cli, files, progress
@@ -55,8 +55,6 @@ KINDS = {
 OWN = "own"
 # Machine code isn't optimized, since none is run; XLA's program, which is counted, is.
 QUICKLY = {"xla_backend_optimization_level": 0}
-
-Content = Mapping[str, Any]
 
 
 def kind_of(experiment: Experiment) -> Kind:
@@ -95,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     jax.config.update("jax_num_cpu_devices", config.devices)
     path = cli.writable(config.out) / "full_size.json"
     console = progress.console()
-    content = _content(config, _all(config, experiments, path, console))
-    files.write_json(path, content)
+    found = _all(config, experiments, path, console)
+    content = FULL_SIZE.write(path, _content(config, found))
     for title, headers, cells in large.tables(content):
         console.print(terminal.table(headers, cells, title))
     console.print(f"written: {path}")
@@ -130,15 +128,15 @@ def _experiment(name: str, config: Config) -> Experiment:
 
 def _all(
     config: Config, experiments: Mapping[str, Experiment], path: Path, console: Console
-) -> dict[str, Content]:
+) -> dict[str, Step]:
     """Counts of each experiment; the file is written after each."""
-    known, found = _known(path), {}
+    known, found = _known(path), dict[str, Step]()
     mesh = sharded.data_mesh(config.devices)
     for number, (name, experiment) in enumerate(experiments.items(), start=1):
         about = _depends_on(experiment, config.devices)
-        is_known = known.get(name, {}).get("of") == about
-        found[name] = known[name] if is_known else {"of": about, **count(experiment, mesh)}
-        files.write_json(path, {**_content(config, found), "complete": False})
+        is_known = name in known and known[name]["of"] == about
+        found[name] = known[name] if is_known else count(experiment, mesh, about)
+        FULL_SIZE.write(path, {**_content(config, found), "complete": False})
         console.print(
             f"\\[{number}/{len(experiments)}] {name}: {_said(found[name], is_known)}",
             highlight=False,
@@ -147,33 +145,31 @@ def _all(
     return found
 
 
-def _said(entry: Content, is_known: bool) -> str:
+def _said(entry: Step, is_known: bool) -> str:
     if is_known:
         return "was there already"
     traced, compiled = entry["seconds"]["trace"], entry["seconds"]["compile"]
     return f"traced in {traced:.0f} s, compiled in {compiled:.0f} s"
 
 
-def _known(path: Path) -> Content:
+def _known(path: Path) -> dict[str, Step]:
     """What the file has; nothing if it isn't one of these."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["configs"]
-        return {name: dict(entry) for name, entry in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+    found = FULL_SIZE.kept(path)
+    return found["configs"] if found else {}
 
 
-def _depends_on(experiment: Experiment, devices: int) -> Content:
+def _depends_on(experiment: Experiment, devices: int) -> Subject:
     settings = files.plain(dataclasses.asdict(experiment))
     return {"experiment": settings, "devices": devices, "jax": metadata.version("jax")}
 
 
-def count(experiment: Experiment, mesh: Mesh) -> dict[str, Any]:
+def count(experiment: Experiment, mesh: Mesh, about: Subject) -> Step:
     """What XLA says of the step, per device.
 
     Args:
       experiment: of a dataset in `KINDS`.
       mesh: that the batch is spread over.
+      about: what it depends on.
     """
     start = time.perf_counter()
     kind = kind_of(experiment)
@@ -181,11 +177,13 @@ def count(experiment: Experiment, mesh: Mesh) -> dict[str, Any]:
     state, batch = made.abstract_state(mesh), abstract_rows(experiment, kind, mesh)
     lowered = lower(made, state, batch)
     traced = time.perf_counter()
-    compiled = lowered.compile(QUICKLY)
-    seconds = {"trace": traced - start, "compile": time.perf_counter() - traced}
+    compiled: Any = lowered.compile(QUICKLY)
+    done = time.perf_counter()
     judge: Any = made.judge
     forward = judge.lower(state, batch).cost_analysis()["flops"] / experiment.batch_size
+    memory = compiled.memory_analysis()
     return {
+        "of": about,
         "method": METHODS[experiment.method].label,
         "is_baseline": experiment.method == experiment.optimizer,
         "dataset": catalogue.title(experiment.dataset),
@@ -196,8 +194,11 @@ def count(experiment: Experiment, mesh: Mesh) -> dict[str, Any]:
         "operations": float(compiled.cost_analysis()["flops"]),
         "state_bytes": _bytes(state),
         "batch_bytes": _bytes(batch) // mesh.size,
-        **_memory(compiled),
-        "seconds": seconds,
+        "temporary_bytes": int(memory.temp_size_in_bytes),
+        "argument_bytes": int(memory.argument_size_in_bytes),
+        "output_bytes": int(memory.output_size_in_bytes),
+        "alias_bytes": int(memory.alias_size_in_bytes),
+        "seconds": {"trace": traced - start, "compile": done - traced},
     }
 
 
@@ -222,17 +223,7 @@ def _bytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _memory(compiled: Any) -> dict[str, int]:
-    memory = compiled.memory_analysis()
-    return {
-        "temporary_bytes": int(memory.temp_size_in_bytes),
-        "argument_bytes": int(memory.argument_size_in_bytes),
-        "output_bytes": int(memory.output_size_in_bytes),
-        "alias_bytes": int(memory.alias_size_in_bytes),
-    }
-
-
-def _content(config: Config, found: Mapping[str, Content]) -> dict[str, Any]:
+def _content(config: Config, found: Mapping[str, Step]) -> dict[str, Any]:
     return {
         "command": cli.command(PROG, config, without=("out",)),
         "date": datetime.date.today().isoformat(),

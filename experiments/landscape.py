@@ -29,6 +29,7 @@ from tyro.conf import UseAppendAction, arg
 
 from experiments.configs.options import DataDir
 from experiments.flatness.landscapes import measured, pictures, solutions
+from experiments.flatness.landscapes.contents import LANDSCAPE
 from experiments.flatness.landscapes.measured import Look
 from experiments.flatness.landscapes.pictures import PICTURES
 from experiments.flatness.landscapes.solutions import Solution
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = _parts(config, found)
     where = cli.writable(config.out)
     content = _measured(config, found, parts, console)
-    files.write_json(where / NUMBERS, content)
+    content = LANDSCAPE.write(where / NUMBERS, content)
     written = [where / NUMBERS, *pictures.draw(content, where)]
     console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
     return 0
@@ -143,7 +144,7 @@ def _parts(config: Config, found: Sequence[Solution]) -> list[str]:
 def _measured(
     config: Config, found: Sequence[Solution], parts: Sequence[str], console: Console
 ) -> dict[str, Any]:
-    """The content of landscape.json, with NumPy's arrays."""
+    """What goes into landscape.json, with NumPy's arrays."""
     batches = found[0].batches(config.examples, config.batch_size)
     look = Look(config.points, config.radius, batches)
     each = [part for part in parts if part in EACH]

@@ -26,6 +26,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from experiments.configs.benchmark import CPU, workloads
+from experiments.costs.benchmark.contents import LARGEST_BATCH
 from experiments.costs.benchmark.largest import TRIED, case_of, two_steps
 from experiments.costs.benchmark.programs import Model, or_too_large
 from experiments.costs.benchmark.task import make_task
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "machine": files.machine(),
         "versions": files.versions(),
     }
-    files.write_json(folder / "largest_batch.json", content)
+    LARGEST_BATCH.write(folder / "largest_batch.json", content)
     print(f"written: {folder / 'largest_batch.json'}")
     return 0
 

@@ -14,7 +14,6 @@ Example: python -m experiments.race --table mnist_1000 --seeds 3 --data-dir DIR
 """
 
 import datetime
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,9 @@ from experiments.configs import tables
 from experiments.configs.experiment import Experiment, Row
 from experiments.configs.options import DataDir
 from experiments.configs.rows import ROWS
+from experiments.data import catalogue
 from experiments.racing import entries, page
+from experiments.racing.contents import RACE, STOPPED, LapContent, Seed
 from experiments.racing.laps import Lap, race
 from experiments.results import output, terminal
 from experiments.shell import cli, files, progress
@@ -84,8 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = progress.console()
     seeds = _raced(config, base, experiments, where, console)
     content = _content(config, base, experiments, seeds)
-    files.write_json(where / RESULT, content)
-    content = json.loads((where / RESULT).read_text(encoding="utf-8"))
+    content = RACE.write(where / RESULT, content)
     console.print(terminal.table(page.HEADERS, page.rows(content), page.title(content)))
     console.print(page.note(content), style="dim", highlight=False)
     page.draw(content, where / page.PICTURE)
@@ -132,7 +132,7 @@ def _raced(
     experiments: Mapping[str, Experiment],
     where: Path,
     console: Console,
-) -> list[dict[str, Any]]:
+) -> list[Seed]:
     """Of each seed, each method's laps; what an earlier run has done isn't repeated."""
     about = _about(config, experiments)
     seeds = _kept(where, about)[: config.seeds]
@@ -147,13 +147,13 @@ def _raced(
                 for name, experiment in experiments.items()
             }
             seeds.append(_one(seed, mine, config.laps, display))
-            output.keep(where, {"about": about, "seeds": seeds})
+            STOPPED.write(where / output.PARTIAL, {"about": about, "seeds": seeds})
     return seeds
 
 
 def _one(
     seed: int, jobs: Mapping[str, job.Job], laps: int, display: progress.Display
-) -> dict[str, Any]:
+) -> Seed:
     began = time.monotonic()
     display.begin(f"seed {seed}", laps * len(jobs))
 
@@ -163,33 +163,35 @@ def _one(
 
     found = race(jobs, laps, done)
     display.end(f"{len(jobs)} methods, {time.monotonic() - began:.0f} s")
-    return {name: [lap._asdict() for lap in laps] for name, laps in found.items()}
+    return {
+        name: [LapContent(**lap._asdict()) for lap in laps] for name, laps in found.items()
+    }
 
 
 def _about(config: Config, experiments: Mapping[str, Experiment]) -> dict[str, Any]:
     """What makes laps comparable: settings and machine."""
     settings = {name: folder.plain(name, what) for name, what in experiments.items()}
-    return files.plain(
-        {"settings": settings, "laps": config.laps, "machine": files.machine()}
-    )
+    about = {"settings": settings, "laps": config.laps, "machine": files.machine()}
+    (dataset,) = {what.dataset for what in experiments.values()}
+    pixels = catalogue.named(dataset).pixels
+    return files.plain(about | ({"pixels": pixels} if pixels else {}))
 
 
-def _kept(where: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _kept(where: Path, about: Mapping[str, Any]) -> list[Seed]:
     """The seeds that a stopped or finished run with the same settings has left."""
-    stopped, done = output.kept(where), output.kept(where, RESULT)
-    if stopped.get("about") == about:
+    stopped, done = STOPPED.kept(where / output.PARTIAL), RACE.kept(where / RESULT)
+    if stopped and stopped["about"] == about:
         return stopped["seeds"]
-    return done["seeds"] if about.items() <= done.items() else []
+    return done["seeds"] if done and about.items() <= done.items() else []
 
 
 def _content(
     config: Config,
     base: Row,
     experiments: Mapping[str, Experiment],
-    seeds: list[dict[str, Any]],
+    seeds: list[Seed],
 ) -> dict[str, Any]:
     return {
-        "version": 1,
         "table": config.table,
         "title": tables.table(config.table).title,
         "baseline": base.experiment.method,

@@ -12,7 +12,7 @@ Example: python -m experiments.scaling --devices 8
 
 import datetime
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from experiments.configs.benchmark import CPU
 from experiments.costs.benchmark.contenders import DEFAULT_KEEP
 from experiments.costs.benchmark.task import make_task
 from experiments.costs.devices import pod, spread
+from experiments.costs.devices.contents import SCALING
 from experiments.costs.devices.counts import count
 from experiments.shell import cli, files, progress
 
@@ -73,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "machine": files.machine(),
         "versions": files.versions(),
     }
-    files.write_json(folder / "scaling.json", content)
-    pod.draw(content["computed"], folder / "devices.png")
+    written = SCALING.write(folder / "scaling.json", content)
+    pod.draw(written["computed"], folder / "devices.png")
     print(f"written: {folder / 'scaling.json'}, {folder / 'devices.png'}")
     return 0
 
@@ -94,7 +95,7 @@ def _check(config: Config) -> None:
         raise cli.UsageError(f"--overlap must be from 0 to 1; got {config.overlap}")
 
 
-def _counted(config: Config) -> Mapping[str, Any]:
+def _counted(config: Config) -> dict[str, Any]:
     """Of every method on one device, and on all of them in each way."""
     workload = CPU[config.model]
     task = make_task(workload.build("float32"))
@@ -119,7 +120,7 @@ def _counted(config: Config) -> Mapping[str, Any]:
     }
 
 
-def _computed(config: Config) -> Mapping[str, Any]:
+def _computed(config: Config) -> dict[str, Any]:
     chosen = {
         name: getattr(config, name)
         for name in ("bandwidth", "latency", "peak", "utilization")

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import arg
 
@@ -100,7 +100,7 @@ def _checked(config: Config) -> Protocol:
     return PROTOCOLS[config.dataset]
 
 
-def _settings(config: Config, protocol: Protocol) -> dict[str, Any]:
+def _settings(config: Config, protocol: Protocol) -> choices.Settings:
     """What the choices depend on."""
     return {
         "how": (
@@ -124,11 +124,11 @@ def _ranges(method: str, protocol: Protocol) -> dict[str, Interval]:
     return space(method, protocol.learning_rate)
 
 
-def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
+def _same(old: choices.Settings, new: choices.Settings) -> bool:
     """Whether choices made with either can stand in one file; new methods may join."""
     ranges = old.get("ranges", {})
-    known = {method: new["ranges"].get(method) for method in ranges}
-    return old == new | {"ranges": known}
+    known = {method: new.get("ranges", {}).get(method) for method in ranges}
+    return old == {**new, "ranges": known}
 
 
 def search_missing(config: Config, protocol: Protocol, found: choices.Choices) -> None:
@@ -139,8 +139,9 @@ def search_missing(config: Config, protocol: Protocol, found: choices.Choices) -
         for name in METHODS
         if name in config.methods and not found.has(name, split)
     ]
-    dataset = catalogue.load(protocol.dataset, config.data_dir)
-    model = pure(protocol.build(dataset.shape, dataset.classes), protocol.keep)
+    dataset = catalogue.load(protocol.experiment.dataset, config.data_dir)
+    build = protocol.experiment.build(dataset.shape, dataset.classes)
+    model = pure(build, protocol.keep)
     measures = evaluator(model, protocol)
     trainers = {name: trainer(METHODS[name], model, protocol) for name in config.methods}
     with progress.Display(progress.console(), len(missing)) as display:
@@ -169,7 +170,7 @@ def _timed_search(
     split: int,
     examples: TrainingSplit,
     display: progress.Display,
-) -> dict[str, Any]:
+) -> choices.Entry:
     steps = config.trials * config.seeds * protocol.steps
     display.begin(f"split {split}, {METHODS[name].label}", steps)
     start = time.monotonic()
@@ -183,12 +184,12 @@ def _timed_search(
         lambda replicas, _: display.advance(replicas * protocol.steps_per_epoch),
     )
     seconds = round(time.monotonic() - start, 1)
-    return entry | {"seconds": seconds, "date": datetime.date.today().isoformat()}
+    return {**entry, "seconds": seconds, "date": datetime.date.today().isoformat()}
 
 
-def _described(entry: dict[str, Any]) -> str:
+def _described(entry: choices.Entry) -> str:
     values = ", ".join(f"{name} {v:g}" for name, v in entry["hyperparameters"].items())
-    return f"validation {entry['validation_accuracy']:.1%} with {values}"
+    return f"validation {entry.get('validation_accuracy'):.1%} with {values}"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from rich.console import Console
 from tyro.conf import arg
 
 from experiments.flatness import measures, report, tabulated
-from experiments.results import output, terminal
+from experiments.flatness.contents import FLATNESS, Flatness
+from experiments.results import terminal
 from experiments.results.output import PARTIAL, RESULTS
 from experiments.results.records import Runs
 from experiments.results.report import title
@@ -33,8 +34,6 @@ from experiments.training.comparison import Options, checked, described, prepare
 from experiments.training.study import Study, train_all
 
 PROG = "python -m experiments.sharpness"
-
-Content = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = progress.console()
     for note in about["notes"]:
         console.print(note, style="yellow")
-    content = measure(study, about, methods, folder, console)
-    files.write_json(folder / RESULTS, content)
+    found = measure(study, about, methods, folder, console)
+    content = FLATNESS.write(folder / RESULTS, found)
     (folder / PARTIAL).unlink(missing_ok=True)
     show(content, console)
     print(f"written: {folder / RESULTS}")
@@ -65,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(
-    study: Study, about: Content, methods: list[str], folder: Path, console: Console
+    study: Study,
+    about: Mapping[str, Any],
+    methods: list[str],
+    folder: Path,
+    console: Console,
 ) -> dict[str, Any]:
     """Trains and measures what isn't known yet; returns the content of results.json.
 
@@ -76,7 +79,7 @@ def measure(
       folder: of the results.
       console: for progress.
     """
-    done = _kept(study, about, folder)
+    done = dict(_kept(study, about, folder))
     if done:
         console.print(f"kept from before: {', '.join(done)}")
 
@@ -88,27 +91,28 @@ def measure(
         return files.plain(timed | tabulated.content(in_order))
 
     def save(runs: Runs) -> None:
-        output.keep(folder, content(runs, complete=False))
+        FLATNESS.write(folder / PARTIAL, content(runs, complete=False))
 
     missing = [name for name in methods if name not in done]
     runs = train_all(study, missing, 1, console, save, measures.extra(study))
     return content(runs, complete=True)
 
 
-def _kept(study: Study, about: Content, folder: Path) -> Runs:
+def _kept(study: Study, about: Mapping[str, Any], folder: Path) -> Runs:
     """What a run that was stopped has measured of the very same; {} if there is nothing."""
-    old, new = output.kept(folder), files.plain(about)
+    old = FLATNESS.kept(folder / PARTIAL)
     # A run over midnight goes on.
-    if any(old.get(name) != value for name, value in new.items() if name != "date"):
+    new = {name: value for name, value in files.plain(about).items() if name != "date"}
+    if old is None or not new.items() <= old.items():
         return {}
     return {
-        name: entry["runs"]
+        name: list(entry["runs"])
         for name, entry in old["methods"].items()
         if entry["runs"][0]["hyperparameters"] == study.choices.choice(name, 0).values
     }
 
 
-def show(content: Content, console: Console) -> None:
+def show(content: Flatness, console: Console) -> None:
     """Prints both tables and their notes."""
     # Nine columns: a terminal has room for them if spreads are below their means.
     rows = [

@@ -29,6 +29,7 @@ from experiments.configs.options import DataDir
 from experiments.costs import timing
 from experiments.processes import sharded
 from experiments.results import speeds, terminal
+from experiments.results.speeds import Speed
 from experiments.shell import cli, files, progress
 from experiments.training.harness import job
 from experiments.training.harness.job import Job
@@ -46,9 +47,6 @@ CONFIGS = (
     "cifar100_resnet8_sgd",
 )
 BURST_SECONDS = 0.2
-
-
-Content = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found[row.name] = measure(ready, config.rounds)
     if not found:
         raise cli.UsageError("--configs has nothing to measure; name some of --list's")
-    content = _content(config, found)
-    files.write_json(config.out / "throughput.json", content)
+    content = speeds.SPEEDS.write(config.out / "throughput.json", _content(config, found))
     console.print(terminal.table(speeds.HEADERS, speeds.table(content)))
     console.print(f"written: {config.out / 'throughput.json'}")
     return 0
@@ -97,7 +94,7 @@ def _ready(row: Row, config: Config, console: Console) -> Job | None:
         return None
 
 
-def measure(ready: Job, rounds: int) -> Content:
+def measure(ready: Job, rounds: int) -> Speed:
     """Examples per second of the pipeline and of the step, and the ratio's quartiles."""
     size = ready.experiment.batch_size
     bursts = {"pipeline": _pipeline(ready), "step": _step(ready)}
@@ -105,11 +102,16 @@ def measure(ready: Job, rounds: int) -> Content:
     repeats = {name: max(2, round(BURST_SECONDS / t)) for name, t in once.items()}
     times = timing.interleaved(bursts, repeats, rounds)
     median, low, high = timing.ratio(times["step"], times["pipeline"])
-    speeds = {
-        name: size / timing.median_and_quartiles(taken)[0] for name, taken in times.items()
+    pipeline, step = (
+        size / timing.median_and_quartiles(times[name])[0] for name in ("pipeline", "step")
+    )
+    return {
+        "pipeline": pipeline,
+        "step": step,
+        "times": {"median": median, "lower_quartile": low, "upper_quartile": high},
+        "rounds": rounds,
+        "batch_size": size,
     }
-    ratio = {"median": median, "lower_quartile": low, "upper_quartile": high}
-    return {**speeds, "times": ratio, "rounds": rounds, "batch_size": size}
 
 
 def _pipeline(ready: Job) -> Callable[[int], float]:
@@ -133,7 +135,7 @@ def _step(ready: Job) -> Callable[[int], float]:
     return burst
 
 
-def _content(config: Config, found: Mapping[str, Content]) -> Content:
+def _content(config: Config, found: Mapping[str, Speed]) -> dict[str, Any]:
     return {
         "command": cli.command(PROG, config),
         "date": datetime.date.today().isoformat(),

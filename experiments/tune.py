@@ -25,10 +25,11 @@ from experiments.configs.options import DataDir
 from experiments.processes import distributed
 from experiments.processes.stopping import stoppable
 from experiments.processes.watch import Alone, Watch
-from experiments.results import terminal
+from experiments.results import terminal, wording
 from experiments.shell import cli, files, progress
 from experiments.shell.cli import RunError, UsageError
 from experiments.training.harness import folder, grid, job
+from experiments.training.harness.contents import Result, found
 from experiments.training.harness.grid import Cell, Jobs, Outcome
 
 PROG = "python -m experiments.tune"
@@ -144,8 +145,8 @@ def _tune(row: Row, cells: list[Cell], config: Config, watch: Watch | Alone) -> 
         if all(outcome.failure for outcome in outcomes):
             raise RunError(f"all runs failed; {_where(config)} has a failed.json for each")
         if console:
-            found = {value: _mean(value, outcomes, config) for value in config.values}
-            _show(row, found, config, console)
+            means = {value: _mean(value, outcomes, config) for value in config.values}
+            _show(row, means, config, console)
 
 
 def _mean(value: float, outcomes: Sequence[Outcome], config: Config) -> float | None:
@@ -155,28 +156,32 @@ def _mean(value: float, outcomes: Sequence[Outcome], config: Config) -> float | 
         for outcome in outcomes
         if getattr(outcome.cell.experiment, config.setting) == value
     ]
-    scores = [result["last"][f"validation_{result['metric']}"] for result in mine if result]
+    scores = [_held_out(result) for result in mine if result]
     return sum(scores) / len(scores) if len(scores) == len(mine) else None
 
 
+def _held_out(result: Result) -> Any:
+    return found(result["last"], f"validation_{wording.metric(result)}")
+
+
 def _show(
-    row: Row, found: dict[float, float | None], config: Config, console: Console
+    row: Row, means: dict[float, float | None], config: Config, console: Console
 ) -> None:
-    whole = {value: score for value, score in found.items() if score is not None}
+    whole = {value: score for value, score in means.items() if score is not None}
     if not whole:
         raise RunError(
             f"a run of every value failed; {_where(config)} has a failed.json for each"
         )
     best = max(whole, key=lambda value: whole[value])
     command = cli.command(PROG, config, without=UNNAMED)
-    content = {"command": command, "best": best, "found": [*found.items()]}
+    content = {"command": command, "best": best, "found": [*means.items()]}
     files.write_json(_where(config) / "tune.json", content)
     cells = [
         (
             f"{value:g}" + " (best)" * (value == best),
             "failed" if score is None else f"{100 * score:.2f}",
         )
-        for value, score in found.items()
+        for value, score in means.items()
     ]
     console.print(terminal.table((config.setting, "held-out metric, %"), cells, row.name))
 

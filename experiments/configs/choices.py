@@ -4,18 +4,53 @@ Each split has its own choice, made on its own validation examples, since one sp
 test examples are among another's validation examples.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from experiments.configs.compare import Protocol
 from experiments.methods import COMMON, METHODS
 from experiments.shell.cli import UsageError
-from experiments.shell.files import write_json
+from experiments.shell.formats import Format, Versioned
 
 FOLDER = Path(__file__).parent / "chosen"
+
+
+class Entry(TypedDict):
+    """What a search has found best for a method; see `experiments.training.trials`."""
+
+    hyperparameters: dict[str, float]
+    validation_accuracy: NotRequired[float]
+    validation_loss: NotRequired[float | None]
+    trial: NotRequired[int]
+    seconds: NotRequired[float]
+    date: NotRequired[str]
+
+
+class Settings(TypedDict, total=False):
+    """What the choices depend on; nothing where there are none."""
+
+    how: str
+    protocol: dict[str, Any]
+    trials: int
+    seeds: int
+    label_noise: float
+    ranges: dict[str, dict[str, str]]
+
+
+class Content(Versioned):
+    """Of a file: by split (as a string, since it is a key in JSON) and method."""
+
+    settings: Settings
+    splits: dict[str, dict[str, Entry]]
+
+
+CHOICES = Format(
+    "chosen hyperparameters",
+    Content,
+    version=1,
+    remedy="choose them again with experiments.search --restart",
+)
 
 
 class Choice(NamedTuple):
@@ -32,12 +67,12 @@ class Choices:
     Attributes:
       path: the file.
       settings: how the search was done; see `experiments.search`.
-      splits: of each split (as a string, since it is a key in JSON), the methods' entries.
+      splits: see `Content`.
     """
 
     path: Path
-    settings: dict[str, Any]
-    splits: dict[str, dict[str, Any]]
+    settings: Settings
+    splits: dict[str, dict[str, Entry]]
 
     def has(self, method: str, split: int) -> bool:
         """Whether the method was searched for on this very split."""
@@ -59,11 +94,11 @@ class Choices:
                 f"with: python -m experiments.search --dataset {dataset}"
             )
 
-    def add(self, method: str, split: int, entry: dict[str, Any]) -> None:
+    def add(self, method: str, split: int, entry: Entry) -> None:
         """Adds one entry and writes the file."""
         self.splits.setdefault(str(split), {})[method] = entry
         in_order = dict(sorted(self.splits.items(), key=lambda item: int(item[0])))
-        write_json(self.path, {"settings": self.settings, "splits": in_order})
+        CHOICES.write(self.path, {"settings": self.settings, "splits": in_order})
 
 
 def at_settings_of(baseline: str, choices: Choices, methods: Iterable[str]) -> Choices:
@@ -72,7 +107,7 @@ def at_settings_of(baseline: str, choices: Choices, methods: Iterable[str]) -> C
     What is a method's own, as its radius, is at the library's default.
     """
 
-    def entry(split: str, name: str) -> dict[str, Any]:
+    def entry(split: str, name: str) -> Entry:
         values = choices.choice(baseline, int(split)).values
         takes = METHODS[name].takes
         return {
@@ -87,7 +122,7 @@ def at_settings_of(baseline: str, choices: Choices, methods: Iterable[str]) -> C
     how = choices.settings.get("how", "")
     label = METHODS[baseline].label
     said = f"those chosen for {label} for all methods, and each method's default radius"
-    settings = choices.settings | {"how": f"{said}; chosen so: {how}"}
+    settings: Settings = {**choices.settings, "how": f"{said}; chosen so: {how}"}
     return replace(choices, settings=settings, splits=splits)
 
 
@@ -101,11 +136,8 @@ def read(path: Path) -> Choices:
     """Reads a file of choices; without a file, nothing is chosen yet."""
     if not path.exists():
         return Choices(path, {}, {})
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Choices(path, dict(content["settings"]), dict(content["splits"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not a file of chosen hyperparameters") from error
+    content = CHOICES.read(path)
+    return Choices(path, content["settings"], content["splits"])
 
 
 def best_available(dataset: str, label_noise: float, folder: Path = FOLDER) -> Choices:
@@ -116,15 +148,23 @@ def best_available(dataset: str, label_noise: float, folder: Path = FOLDER) -> C
 
 def caveats(
     choices: Choices,
-    protocol: Protocol,
+    protocol: Mapping[str, Any],
     label_noise: float,
     methods: Iterable[str],
     splits: int,
 ) -> list[str]:
-    """In what respect the hyperparameters were chosen for something else, if any."""
+    """In what respect the hyperparameters were chosen for something else, if any.
+
+    Args:
+      choices: that are used.
+      protocol: what they are used for; see `Protocol.summary`.
+      label_noise: likewise.
+      methods: likewise.
+      splits: how many.
+    """
     lines = []
     searched = choices.settings.get("protocol", {})
-    for name, now in protocol.summary().items():
+    for name, now in protocol.items():
         if name in searched and searched[name] != now:
             lines.append(f"{name.replace('_', ' ')} {searched[name]}")
     noise = choices.settings.get("label_noise", label_noise)

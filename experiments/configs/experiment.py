@@ -4,12 +4,15 @@ Variants are made by `dataclasses.replace`; `python -m experiments.train` takes 
 as an option.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from flax import nnx
 from tyro.conf import arg
 
 from experiments.data.augment import NOTHING, Augmentation
+from experiments.models import zoo
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,36 @@ class Experiment:
     ] = True
     seed: Annotated[int, arg(help="Of weights, batches, augmentation and method.")] = 0
 
+    def steps_per_epoch(self, examples: int) -> int:
+        """Whole batches in so many training examples; what is left over is dropped."""
+        return examples // self.batch_size
+
+    def steps(self, examples: int) -> int:
+        """Of the whole training."""
+        return self.epochs * self.steps_per_epoch(examples)
+
+    def build(
+        self, shape: Sequence[int], classes: int, vocabulary: int | None = None
+    ) -> Callable[[nnx.Rngs], nnx.Module]:
+        """What makes the model from its random streams; see `experiments.models.zoo`.
+
+        Raises:
+          UsageError: if there is no such model, or it doesn't take one of the settings.
+        """
+        return zoo.build(
+            self.model,
+            shape,
+            classes,
+            norm=self.norm,
+            dtype=self.dtype,
+            vocabulary=vocabulary,
+            dropout=self.dropout,
+            pretrained=self.pretrained,
+        )
+
+
+# How the learning rate falls, in words.
+FALLS = {"cosine": "as a cosine", "linear": "linearly"}
 
 # What a method may be given besides the common settings.
 OWN = ("rho", "k", "beta", "gamma", "sigma", "decay", "eta")

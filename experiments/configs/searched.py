@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.configs.choices import FOLDER, path_of, read
+from experiments.configs.choices import FOLDER, Settings, path_of, read
 from experiments.configs.experiment import Experiment, Row
 from experiments.methods import DEFAULT
 
@@ -34,14 +34,12 @@ def rows(
             )
 
 
-def _origin(settings: dict[str, Any], remark: str) -> str:
-    protocol = settings["protocol"]
+def _origin(settings: Settings, remark: str) -> str:
+    protocol = settings.get("protocol", {})
     return (
         f"Learning rate, weight decay and the method's own hyperparameters are ours, from "
-        f"experiments.search: the best of {settings['trials']} trials of "
-        f"{settings['seeds']} seeds each, trained on {protocol['train']:,} images for "
+        f"experiments.search: the best of {settings.get('trials')} trials of "
+        f"{settings.get('seeds')} seeds each, trained on {protocol['train']:,} images for "
         f"{protocol['epochs']} epochs in batches of {protocol['batch_size']}, by their "
-        f"accuracy on {protocol['validation']:,} validation images. {remark} Images were "
-        f"scaled as {protocol['pixels']}; here the mean is taken off, and the standard "
-        f"deviation divided by."
+        f"accuracy on {protocol['validation']:,} validation images. {remark}"
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, Num, UInt8
 
 from experiments.shell.cli import UsageError
 
@@ -21,7 +21,7 @@ from experiments.shell.cli import UsageError
 # batches 1 (`experiments.training.replicas`).
 AUGMENTATION = 2
 # Pixels are bytes; means and standard deviations are those of pixels from 0 to 1, the unit
-# in which they are published.
+# in which they are published, unless a data set has another one.
 SCALE = 255
 
 
@@ -60,7 +60,13 @@ CROP_AND_FLIP = Augmentation(crop=4, flip=True)
 
 @dataclass(frozen=True)
 class Normalization:
-    """Each channel's mean and standard deviation, of pixels from 0 to 1.
+    """What is taken off each channel's pixels, and what they are divided by.
+
+    .. math:: (pixel / scale - mean) / std
+
+    Attributes:
+      mean, std: one for each channel, usually its mean and standard deviation.
+      scale: the unit that both are in; pixels are bytes.
 
     Raises:
       UsageError: if the lengths differ, or a standard deviation isn't positive.
@@ -68,6 +74,7 @@ class Normalization:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    scale: float = SCALE
 
     def __post_init__(self):
         if len(self.mean) != len(self.std):
@@ -81,9 +88,20 @@ class Normalization:
                 f"channel that never changes"
             )
 
+    def __str__(self) -> str:
+        """Such as "(pixel - 33.32) / 78.57", of several channels all of them."""
+        mean, std = (
+            ", ".join(f"{self.scale * value:g}" for value in values)
+            for values in (self.mean, self.std)
+        )
+        return f"{f'(pixel - {mean})' if any(self.mean) else 'pixel'} / {std}"
 
-def statistics(images: UInt8[np.ndarray, "n h w d"]) -> Normalization:
+
+def statistics(images: Num[np.ndarray, "n h w d"]) -> Normalization:
     """Means and standard deviations of the channels, over all pixels of all images.
+
+    Args:
+      images: their pixels are whole numbers from 0 to 255, of any type.
 
     Raises:
       UsageError: if a channel is the same everywhere.
@@ -181,7 +199,7 @@ def normalized(
     _check(normalization, images)
     mean = jnp.asarray(normalization.mean, jnp.float32)
     std = jnp.asarray(normalization.std, jnp.float32)
-    return (images.astype(jnp.float32) / SCALE - mean) / std
+    return (images.astype(jnp.float32) / normalization.scale - mean) / std
 
 
 def _check(normalization: Normalization, images: Array) -> None:

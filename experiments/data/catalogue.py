@@ -11,8 +11,12 @@ from experiments.data.streamed import ImageNet
 from experiments.data.texts import of_task
 from experiments.shell.cli import one_of
 
+# The digits' pixels go to 16.
+OF_DIGITS = Normalization((0.0,), (1.0,), scale=16)
+# Mean and standard deviation of all its training pixels, which are bytes.
+OF_MNIST = Normalization((33.32,), (78.57,), scale=1)
 # What some are like, so that none must be there; digits are to try it out.
-LIKE_DIGITS = Kind((8, 8, 1), 10, 1797, Normalization((0.3,), (0.4,)))
+LIKE_DIGITS = Kind((8, 8, 1), 10, 1797, OF_DIGITS)
 LIKE_IMAGENET = Kind((224, 224, 3), 1000, 1_281_167, imagenet.NORMALIZATION)
 BERTS_VOCABULARY = 30_522
 KINDS_OF_TEXTS = {"glue/sst2": Kind((128,), 2, 67_349, None, BERTS_VOCABULARY)}
@@ -21,8 +25,8 @@ CUT = "random part of 8% to 100%, then "
 IN_MEMORY = {
     images.name: images
     for images in (
-        Digits("digits", "digits", kind=LIKE_DIGITS),
-        Images("mnist", "MNIST"),
+        Digits("digits", "digits", kind=LIKE_DIGITS, normalization=OF_DIGITS),
+        Images("mnist", "MNIST", normalization=OF_MNIST),
         Images("fashion_mnist", "Fashion-MNIST"),
         Images("cifar10", "CIFAR-10"),
         Images("cifar100", "CIFAR-100"),

@@ -26,13 +26,14 @@ class Numbers(NamedTuple):
     rest: Int[np.ndarray, " r"]
 
 
-def drawn(dataset: Dataset, wanted: int | None, held: int) -> Numbers:
+def drawn(dataset: Dataset, wanted: int | None, held: int, split: int = SPLIT) -> Numbers:
     """Draws the training examples, those held out of them, and what is left.
 
     Args:
       dataset: to draw from.
       wanted: how many to train on; None: all that aren't held out.
       held: how many to hold out.
+      split: another one for each number.
 
     Raises:
       UsageError: if there aren't so many.
@@ -46,5 +47,5 @@ def drawn(dataset: Dataset, wanted: int | None, held: int) -> Numbers:
         )
     # All of them: in the order that they are stored in, which is read fastest.
     is_whole = count == dataset.size
-    order = np.arange(dataset.size) if is_whole else shuffled(dataset, SPLIT)
+    order = np.arange(dataset.size) if is_whole else shuffled(dataset, split)
     return Numbers(order[:count], order[count : count + held], order[count + held :])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from experiments.data.augment import Normalization
+from experiments.data.augment import Normalization, statistics
 
 
 class Examples(NamedTuple):
@@ -56,6 +56,8 @@ class Dataset:
       random_fetch: (indices, epoch, seed) -> raw examples to train on, where a part of each
         image is drawn before all of it is decoded; None: `fetch` gives those, too.
       judged_on: what the examples are called that results are quoted on.
+      normalization: of images, whichever are drawn; None: what the drawn ones' pixels say,
+        or these are texts.
     """
 
     title: str
@@ -69,6 +71,11 @@ class Dataset:
     vocabulary: int | None = None
     random_fetch: Callable[[Int[np.ndarray, " n"], int, int], Examples] | None = None
     judged_on: str = "test"
+    normalization: Normalization | None = None
+
+    def scaling(self, train: Int[np.ndarray, " n"]) -> Normalization:
+        """Of all images, where those of these numbers are trained on."""
+        return self.normalization or statistics(self.fetch(train).inputs)
 
 
 class Kind(NamedTuple):

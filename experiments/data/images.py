@@ -4,25 +4,35 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from rich.console import Console
 
-from experiments.data import augment, memory
+from experiments.data import memory
+from experiments.data.augment import Normalization
 from experiments.data.drawn import drawn
 from experiments.data.examples import Dataset, Examples
-from experiments.data.named import WORTH_A_LINE, Inputs, Named, Wanted, together
+from experiments.data.named import WORTH_A_LINE, Inputs, NamedImages, Wanted, together
 from experiments.data.prepared import data_source
 from experiments.shell.cli import UsageError
 
 
 @dataclass(frozen=True)
-class Images(Named):
-    """Images of one size and their classes, as TFDS has them by the same name."""
+class Images(NamedImages):
+    """Images of one size and their classes, as TFDS has them by the same name.
 
-    things: ClassVar[str] = "images"
+    Attributes:
+      normalization: see `experiments.data.examples.Dataset`.
+    """
+
+    normalization: Normalization | None = None
+
+    @property
+    def pixels(self) -> str:
+        """See `Named`."""
+        return "" if self.normalization is None else str(self.normalization)
 
     def open(self, data_dir: Path | None = None, split: str = "train") -> Dataset:
         """A split of it.
@@ -51,6 +61,7 @@ class Images(Named):
             official_test=functools.cache(
                 lambda: _decode_all(data_source(self.name, "test", data_dir))
             ),
+            normalization=self.normalization,
         )
 
     def inputs(self, wanted: Wanted) -> Inputs:
@@ -79,6 +90,7 @@ class Digits(Images):
             classes=10,
             size=len(labels),
             fetch=lambda indices: Examples(images[indices], labels[indices]),
+            normalization=self.normalization,
         )
 
 
@@ -104,9 +116,8 @@ def in_memory(named: Images, wanted: Wanted) -> Inputs:
     train, validation, test = (
         _resident(part, purpose, wanted.console) for purpose, part in parts.items()
     )
-    pixels = train.fetch(np.arange(train.size)).inputs
     judged = {"validation": validation, "test": test}
-    return together(train, judged, augment.statistics(pixels))
+    return together(train, judged, train.scaling(np.arange(train.size)))
 
 
 def _resident(part: Dataset, purpose: str, console: Console | None) -> Dataset:

@@ -10,8 +10,9 @@ import numpy as np
 from rich.console import Console
 
 from experiments.data import memory
-from experiments.data.augment import Normalization
+from experiments.data.augment import Augmentation, Normalization
 from experiments.data.examples import Dataset, Kind
+from experiments.data.preparation import Preparation, of_images
 
 WORTH_A_LINE = 2000
 
@@ -45,7 +46,7 @@ class Inputs(NamedTuple):
       judged: what it is looked at with: "train", as many training examples as there are
         test examples, or fewer; "validation", if some are held out; "test", and what else
         there is.
-      normalization: the training images' means and standard deviations; None of texts.
+      normalization: of all images; None of texts.
     """
 
     train: Dataset
@@ -77,9 +78,29 @@ class Named(ABC):
     cut: str = ""
 
     @property
+    def pixels(self) -> str:
+        """How pixels are scaled, where the data set says so; "" where drawn images do."""
+        return ""
+
+    @property
     def least_length(self) -> int:
         """How many tokens an example needs at least; 0 of images."""
         return 0
+
+    @abstractmethod
+    def preparation(
+        self,
+        normalization: Normalization | None,
+        augmentation: Augmentation,
+        dropout: float,
+    ) -> Preparation:
+        """What happens to the examples in the compiled programs.
+
+        Args:
+          normalization: of `Inputs`.
+          augmentation: of images.
+          dropout: of texts.
+        """
 
     @abstractmethod
     def inputs(self, wanted: Wanted) -> Inputs:
@@ -88,6 +109,24 @@ class Named(ABC):
         Raises:
           UsageError: if it isn't prepared, or has too few examples.
         """
+
+
+@dataclass(frozen=True)
+class NamedImages(Named):
+    """Images, large or small."""
+
+    things: ClassVar[str] = "images"
+
+    def preparation(
+        self,
+        normalization: Normalization | None,
+        augmentation: Augmentation,
+        dropout: float,
+    ) -> Preparation:
+        """See `Named`."""
+        del dropout
+        assert normalization is not None, f"{self.name} was opened without one"
+        return of_images(augmentation, normalization)
 
 
 def together(

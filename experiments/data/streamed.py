@@ -2,21 +2,18 @@
 
 import functools
 from dataclasses import dataclass
-from typing import ClassVar
 
 from experiments.data import imagenet, memory
 from experiments.data.drawn import drawn
-from experiments.data.named import Inputs, Named, Wanted, together
+from experiments.data.named import Inputs, NamedImages, Wanted, together
 
 # Training examples to look at, where each look has to decode them.
 STREAMED = 10_000
 
 
 @dataclass(frozen=True)
-class ImageNet(Named):
+class ImageNet(NamedImages):
     """ImageNet; see `experiments.data.imagenet`."""
-
-    things: ClassVar[str] = "images"
 
     def inputs(self, wanted: Wanted) -> Inputs:
         """See `Named`."""

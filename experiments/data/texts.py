@@ -12,10 +12,12 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from experiments.data import glue, memory, wordpiece
+from experiments.data.augment import Augmentation, Normalization
 from experiments.data.drawn import drawn
 from experiments.data.examples import Dataset, Examples, Kind
 from experiments.data.glue import RawTexts
 from experiments.data.named import WORTH_A_LINE, Inputs, Named, Wanted, together
+from experiments.data.preparation import Preparation, of_texts
 
 # Its test labels aren't public, so that everybody quotes these.
 JUDGED_ON = "GLUE validation"
@@ -66,6 +68,16 @@ class Texts(Named):
     def least_length(self) -> int:
         """Room for the tokens around the texts, and for one of each."""
         return 1 + 2 * len(glue.TASKS[self.name].texts)
+
+    def preparation(
+        self,
+        normalization: Normalization | None,
+        augmentation: Augmentation,
+        dropout: float,
+    ) -> Preparation:
+        """See `Named`."""
+        del normalization, augmentation
+        return of_texts(dropout)
 
     def inputs(self, wanted: Wanted) -> Inputs:
         """See `Named`."""

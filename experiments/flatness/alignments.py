@@ -1,19 +1,18 @@
 """What k the gradients of a config recommend: measured at initial weights, as a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from experiments.data import memory
+from experiments.flatness.contents import Alignments
 from experiments.flatness.landscapes.solutions import WEIGHTS, Batches
 from experiments.models.pure import Variables
 from experiments.models.zoo import title
 from experiments.training.harness import job
 from ksam_jax import sharpness
-
-Content = Mapping[str, Any]
 
 KS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
@@ -55,7 +54,7 @@ def measured(mine: job.Job, most: int) -> dict[str, Any]:
     }
 
 
-def table_rows(content: Content) -> list[tuple[str, ...]]:
+def table_rows(content: Alignments) -> list[tuple[str, ...]]:
     """Two rows of cells for each config: the highest losses, and random examples."""
     return [
         row

@@ -4,12 +4,10 @@ Rows are plain strings, so that the terminal and the page show the same figures.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
+from experiments.flatness.contents import Flatness, Rank
 from experiments.results import report
-
-Content = Mapping[str, Any]
+from experiments.results.contents import Entry, Spread
 
 RANKS = (
     "rank correlation of",
@@ -19,7 +17,7 @@ RANKS = (
 )
 
 
-def headers(content: Content) -> tuple[str, ...]:
+def headers(content: Flatness) -> tuple[str, ...]:
     """Names of the columns, with the power of ten that their values are in units of."""
     exponents = _exponents(content)
     titles = (
@@ -29,7 +27,7 @@ def headers(content: Content) -> tuple[str, ...]:
     return ("method", "test accuracy %", *titles)
 
 
-def rows(content: Content) -> list[tuple[str, ...]]:
+def rows(content: Flatness) -> list[tuple[str, ...]]:
     """One row of cells per method: mean ± standard deviation over seeds."""
     exponents = _exponents(content)
     return [
@@ -42,11 +40,12 @@ def rows(content: Content) -> list[tuple[str, ...]]:
     ]
 
 
-def _spread(entry: Content, name: str) -> Content:
-    return entry["summary"]["measures"][name]
+def _spread(entry: Entry, name: str) -> Spread:
+    # Every entry of these results has them.
+    return entry["summary"].get("measures", {})[name]
 
 
-def _exponents(content: Content) -> dict[str, int]:
+def _exponents(content: Flatness) -> dict[str, int]:
     """Of each column the power of a thousand that spares small values their zeros."""
     entries = content["methods"].values()
     return {
@@ -60,7 +59,7 @@ def _exponent(means: list[float]) -> int:
     return 3 * math.floor(math.log10(largest) / 3) if 0 < largest < 0.01 else 0
 
 
-def _cell(spread: Content, exponent: int) -> str:
+def _cell(spread: Spread, exponent: int) -> str:
     mean, std = spread["mean"], spread["std"]
     if mean is None:
         return "n/a"
@@ -74,7 +73,7 @@ def _digits(value: float) -> int:
     return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
 
 
-def rank_rows(content: Content) -> list[tuple[str, ...]]:
+def rank_rows(content: Flatness) -> list[tuple[str, ...]]:
     """Of each measure, its rank correlations with test accuracy and training loss."""
     return [
         (content["measures"][name]["title"], *map(_rank, found.values()))
@@ -82,13 +81,13 @@ def rank_rows(content: Content) -> list[tuple[str, ...]]:
     ]
 
 
-def _rank(found: Content) -> str:
+def _rank(found: Rank) -> str:
     if found["spearman"] is None:
         return "n/a"
     return f"{found['spearman']:+.2f} (n = {found['n']})"
 
 
-def notes(content: Content) -> list[str]:
+def notes(content: Flatness) -> list[str]:
     """What a reader of the tables needs to know."""
     meanings = (f"{m['title']}: {m['meaning']}" for m in content["measures"].values())
     return [
@@ -98,17 +97,17 @@ def notes(content: Content) -> list[str]:
         _error_note(content),
         "Below: Spearman's rank correlations. Replicas of one method are alike, so n of "
         "them are less evidence than n independent ones.",
-        *content.get("notes", []),
+        *content["notes"],
     ]
 
 
-def _error_note(content: Content) -> str:
+def _error_note(content: Flatness) -> str:
     """How far off the trace is, whose error is that of a sample."""
     relative = [
-        trace["error"] / abs(trace["mean"])
+        error / abs(mean)
         for entry in content["methods"].values()
         for trace in [_spread(entry, "trace")]
-        if trace["mean"]
+        if (mean := trace["mean"]) and (error := trace["error"]) is not None
     ]
     if not relative:
         return "No trace is known."

@@ -5,7 +5,7 @@ Directions are filter-normalized, so that solutions with larger weights don't lo
 Reference: Li et al., Visualizing the Loss Landscape of Neural Nets (NeurIPS 2018).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,10 @@ from experiments.data.examples import Examples
 from experiments.flatness.solutions import Losses, in_batches, replica
 from experiments.methods import METHODS
 from experiments.results import plots, report
+from experiments.results.contents import Comparison, Slice
 from experiments.training.evaluation import losses_of
 from experiments.training.study import Extra, Study, Trained
 from ksam_jax import sharpness
-
-Content = Mapping[str, Any]
 
 AT = np.linspace(-1, 1, 21)
 
@@ -54,7 +53,7 @@ def _along(
     )
 
 
-def draw(content: Content, path: Path) -> None:
+def draw(content: Comparison, path: Path) -> None:
     """Draws one curve per method: mean, lowest and highest over the seeds.
 
     Where all have diverged there is nothing to draw, and no picture afterwards.
@@ -66,7 +65,9 @@ def draw(content: Content, path: Path) -> None:
     curves = [
         curve
         for name, entry in content["methods"].items()
-        for curve in _curves(name, entry["runs"][0]["slice"])
+        for slices in [entry["runs"][0].get("slice")]
+        if slices is not None
+        for curve in _curves(name, slices)
     ]
     if not curves:
         path.unlink(missing_ok=True)
@@ -79,7 +80,7 @@ def draw(content: Content, path: Path) -> None:
     )
 
 
-def _curves(name: str, slices: Content) -> list[plots.Curve]:
+def _curves(name: str, slices: Slice) -> list[plots.Curve]:
     """One, or none where no replica has a finite loss everywhere."""
     found = np.array(slices["losses"], np.float64)
     known = found[np.isfinite(found).all(axis=1)]
@@ -99,7 +100,7 @@ def _curves(name: str, slices: Content) -> list[plots.Curve]:
     ]
 
 
-def _note(content: Content) -> str:
+def _note(content: Comparison) -> str:
     seeds = content["config"]["seeds"]
     over = "" if seeds == 1 else f"; line: mean over {seeds} seeds, band: lowest to highest"
     return f"Gaussian direction, filter-normalized, of each seed its own{over}"

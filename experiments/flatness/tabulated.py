@@ -1,7 +1,7 @@
 """The content of the results: summaries of measured replicas, and rank correlations."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from experiments.flatness.measures import LOSS, MEASURES
 from experiments.judging.scores import spearman
 from experiments.results import records
 from experiments.results.intervals import spread_over_seeds
+from experiments.results.records import Raw
 
 
 def content(runs: records.Runs) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def content(runs: records.Runs) -> dict[str, Any]:
     }
 
 
-def _summary(run: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(run: Raw) -> dict[str, Any]:
     """Mean, standard deviation and number of seeds; the mean error of a single value."""
     return {
         "measures": {
@@ -42,13 +43,13 @@ def _summary(run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def values_of(run: Mapping[str, Any], name: str) -> Float[np.ndarray, " seeds"]:
+def values_of(run: Raw, name: str) -> Float[np.ndarray, " seeds"]:
     """The values of a measure, or of what else is known; NaN of diverged replicas."""
     found = run["measures"][name]["values"] if name in MEASURES else run[name]
     return np.array(found, np.float64)
 
 
-def _error(run: Mapping[str, Any], name: str) -> float:
+def _error(run: Raw, name: str) -> float:
     errors = run["measures"][name]["errors"] if name in MEASURES else []
     return _spread(np.array(errors, np.float64))["mean"]
 
@@ -60,7 +61,7 @@ def _spread(values: Float[np.ndarray, " seeds"]) -> dict[str, Any]:
     return {"mean": mean, "std": spread_over_seeds(known[None]), "n": known.size}
 
 
-def correlation(methods: Iterable[Mapping[str, Any]], name: str) -> dict[str, Any]:
+def correlation(methods: Iterable[Raw], name: str) -> dict[str, Any]:
     """Spearman's, between a measure and the test accuracy, and the training loss.
 
     With the accuracy over all replicas, and over the means of the methods: replicas of a
@@ -82,7 +83,7 @@ def correlation(methods: Iterable[Mapping[str, Any]], name: str) -> dict[str, An
     return {key: _ranked(found) for key, found in over.items()}
 
 
-def _pairs(run: Mapping[str, Any], *names: str) -> Float[np.ndarray, "2 seeds"]:
+def _pairs(run: Raw, *names: str) -> Float[np.ndarray, "2 seeds"]:
     """Two values of each replica where both are known."""
     found = np.stack([values_of(run, name) for name in names])
     return found[:, np.isfinite(found).all(axis=0)]

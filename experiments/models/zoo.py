@@ -32,6 +32,7 @@ class Architecture:
       grouped: what tables call it with GroupNorm; None where nothing can be chosen.
       reads: "images" or "texts".
       bert: of a BERT, but for its vocabulary; None of other models.
+      layers: what comparisons call it.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Architecture:
     grouped: str | None = None
     reads: str = "images"
     bert: BertConfig | None = None
+    layers: str = ""
 
 
 def _transformer(shape: Sequence[int], classes: int, **options: Any) -> TextTransformer:
@@ -80,10 +82,18 @@ def _bert(title: str, layers: int, width: int) -> Architecture:
 
 
 MODELS = {
-    "mlp": Architecture("MLP (256-256)", partial(MLP, widths=(256, 256))),
-    "cnn": Architecture("small CNN (16-32)", partial(CNN, channels=(16, 32), dense=128)),
+    "mlp": Architecture(
+        "MLP (256-256)", partial(MLP, widths=(256, 256)), layers="MLP 256-256"
+    ),
+    "cnn": Architecture(
+        "small CNN (16-32)",
+        partial(CNN, channels=(16, 32), dense=128),
+        layers="CNN 16-32, GroupNorm, dense 128",
+    ),
     "cnn_wide": Architecture(
-        "small CNN (16-32-64)", partial(CNN, channels=(16, 32, 64), dense=128)
+        "small CNN (16-32-64)",
+        partial(CNN, channels=(16, 32, 64), dense=128),
+        layers="CNN 16-32-64, GroupNorm, dense 128",
     ),
     "resnet8": Architecture(
         "ResNet-8",

@@ -1,19 +1,25 @@
 """What an accelerator was asked for, as tables for the terminal and for a page."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from experiments.costs.accelerator.contents import (
+    Accelerator,
+    Decision,
+    Largest,
+    Piece,
+    Trainings,
+)
 from experiments.costs.benchmark.contenders import CONTENDERS
+from experiments.costs.benchmark.contents import Step
 from experiments.pages import benchmarks
 from experiments.results import markdown
 
-Content = Mapping[str, Any]
 Table = tuple[str, Sequence[str], list[tuple[str, ...]]]
 
 NOTHING = "n/a"
 
 
-def tables(content: Content) -> list[Table]:
+def tables(content: Accelerator) -> list[Table]:
     """Title, headers and rows of all that there is by now."""
     made = (
         _costs(content["benchmark"]),
@@ -25,19 +31,18 @@ def tables(content: Content) -> list[Table]:
     return [table for table in made if table is not None]
 
 
-def block(content: Content, folder: str) -> str:
+def block(content: Accelerator, folder: str) -> str:
     """All of it as Markdown."""
     del folder
     parts = []
     for title, headers, rows in tables(content):
         parts += [f"{title}:", markdown.table(headers, rows)]
-    decided = recommendation(content)
+    decided = recommendation(content["keep"])
     return "\n\n".join([*parts, *([decided] if decided else []), benchmarks.how(content)])
 
 
-def recommendation(content: Content) -> str:
+def recommendation(found: Decision | None) -> str:
     """Which `keep` to have by default; "" where too little is known."""
-    found = content["keep"]
     if found is None:
         return ""
     best, default = found["recommended"], found["default"]
@@ -57,14 +62,14 @@ def _typed(keep: str) -> str:
     return keep if keep.isdecimal() else f'"{keep}"'
 
 
-def _costs(contents: Sequence[Content]) -> Table | None:
+def _costs(contents: Sequence[Piece]) -> Table | None:
     if not contents:
         return None
     headers, rows = benchmarks.overview(contents)
     return f"Steps in {contents[0]['settings']['dtype']}", headers, rows
 
 
-def _memory(contents: Sequence[Content]) -> Table | None:
+def _memory(contents: Sequence[Piece]) -> Table | None:
     if not contents:
         return None
     found = [benchmarks.by_method(content) for content in contents]
@@ -77,13 +82,13 @@ def _memory(contents: Sequence[Content]) -> Table | None:
     return "Temporary memory of a step", headers, rows
 
 
-def _megabytes(case: Content | None) -> str:
-    if case is None or case["temporary_vs_sgd"] is None:
+def _megabytes(case: Step | None) -> str:
+    if case is None or case["temporary_bytes"] is None or case["temporary_vs_sgd"] is None:
         return NOTHING
     return f"{case['temporary_bytes'] / 1e6:,.0f} ({case['temporary_vs_sgd']:.2f})"
 
 
-def _keep(found: Content | None) -> Table | None:
+def _keep(found: Decision | None) -> Table | None:
     if found is None:
         return None
     rows = [
@@ -94,7 +99,7 @@ def _keep(found: Content | None) -> Table | None:
     return title, ("keep", "time / SGD", "memory / SGD"), rows
 
 
-def _largest(found: Content | None) -> Table | None:
+def _largest(found: Largest | None) -> Table | None:
     if found is None:
         return None
     rows = [(label, f"{n:,}") for label, n in found["largest_batch"].items()]
@@ -102,7 +107,7 @@ def _largest(found: Content | None) -> Table | None:
     return "Largest batch, by doubling", (memory, "largest batch"), rows
 
 
-def _training(found: Content | None) -> Table | None:
+def _training(found: Trainings | None) -> Table | None:
     if found is None:
         return None
     runs = found["runs"].values()

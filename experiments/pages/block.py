@@ -1,15 +1,31 @@
 """A part of a page that is made of result files."""
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.shell import cli
+from experiments.shell.formats import Format
 
-Content = Mapping[str, Any]
+
+class Source(NamedTuple):
+    """A result file, and what is in it."""
+
+    format: Format[Any]
+    path: Path
+
+    def content(self) -> Any:
+        """What the format says.
+
+        Raises:
+          UsageError: if the file can't be read, or its run wasn't finished.
+        """
+        content = self.format.read(self.path)
+        if not content.get("complete", True):
+            raise cli.UsageError(f"{self.path} is of a run that wasn't finished")
+        return content
 
 
 @dataclass(frozen=True)
@@ -26,16 +42,16 @@ class Block:
 
     page: Path
     name: str
-    sources: tuple[Path, ...]
+    sources: tuple[Source, ...]
     render: Callable[..., str]
     otherwise: str | None = None
 
     def text(self) -> str:
         """The figures as Markdown."""
-        if self.otherwise is not None and not self.sources[0].exists():
+        if self.otherwise is not None and not self.sources[0].path.exists():
             return self.otherwise
-        contents = [_finished(source) for source in self.sources]
-        folder = os.path.relpath(self.sources[0].parent, self.page.parent)
+        contents = [source.content() for source in self.sources]
+        folder = os.path.relpath(self.sources[0].path.parent, self.page.parent)
         return self.render(*contents, folder=Path(folder).as_posix())
 
     def into(self, text: str) -> str:
@@ -50,19 +66,8 @@ class Block:
 
 
 def read(path: Path) -> str:
-    """A file's text, or one line that says why not."""
+    """A page's text, or one line that says why not."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise cli.UsageError(f"can't read {path}: {error.strerror}") from error
-
-
-def _finished(path: Path) -> Content:
-    try:
-        content = json.loads(read(path))
-        complete = content.get("complete", "machine" in content)
-    except (ValueError, AttributeError) as error:
-        raise cli.UsageError(f"{path} is not a file of results") from error
-    if not complete:
-        raise cli.UsageError(f"{path} is of a run that wasn't finished")
-    return content

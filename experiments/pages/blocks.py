@@ -1,30 +1,50 @@
 """Which page shows which result files, and how."""
 
 from pathlib import Path
+from typing import Any
 
+from experiments.configs import digits, mnist
 from experiments.configs.benchmark import CPU
-from experiments.pages import accelerator, decision, devices, large, renders
-from experiments.pages.block import Block
+from experiments.costs.accelerator.contents import ACCELERATOR
+from experiments.costs.benchmark.contents import BENCHMARK, LARGEST_BATCH
+from experiments.costs.devices.contents import SCALING
+from experiments.flatness.contents import ALIGNMENTS, FLATNESS
+from experiments.pages import accelerator, batchnorm, decision, devices, large, renders
+from experiments.pages.block import Block, Source
 from experiments.racing import page as racing
+from experiments.racing.contents import RACE
 from experiments.results import markdown
+from experiments.results.contents import COMPARISON
+from experiments.results.speeds import SPEEDS
+from experiments.shell.formats import Format
 
+# What all methods are compared on.
+SMALL, IMAGES = digits.BASE.dataset, mnist.BASE.dataset
+RACED = (SMALL, f"{IMAGES}_1000", "sst2_transformer", "cifar10_resnet8")
 DOCS = Path("docs")
 REFERENCE = Path("results/reference")
+
+
+def _source(kind: Format[Any], place: str) -> Source:
+    return Source(kind, REFERENCE / place)
+
+
+def _compared(*folders: str) -> tuple[Source, ...]:
+    return tuple(_source(COMPARISON, f"{folder}/results.json") for folder in folders)
+
+
+def _at_noise(dataset: str, *rates: float) -> tuple[Source, ...]:
+    return _compared(*(f"noise-{rate:g}/{dataset}" for rate in rates))
+
+
 # The smaller MLP is only there to be compared with another build.
 COSTS = {
-    name: REFERENCE / "benchmark" / f"{name}.json" for name in CPU if name != "mlp_small"
+    name: _source(BENCHMARK, f"benchmark/{name}.json")
+    for name in CPU
+    if name != "mlp_small"
 }
-DIGITS = REFERENCE / "digits" / "results.json"
-MNIST = REFERENCE / "reproduce" / "mnist_1000" / "results.json"
-SCALING = REFERENCE / "scaling" / "scaling.json"
-
-
-def _results(*folders: str) -> tuple[Path, ...]:
-    return tuple(REFERENCE / folder / "results.json" for folder in folders)
-
-
-def _at_noise(dataset: str, *rates: float) -> tuple[Path, ...]:
-    return _results(*(f"noise-{rate:g}/{dataset}" for rate in rates))
+DIGITS, MNIST = _compared(SMALL, f"reproduce/{IMAGES}_1000")
+SCALED = (_source(SCALING, "scaling/scaling.json"),)
 
 
 CHOOSE = (
@@ -38,42 +58,42 @@ CHOOSE = (
 
 RESULTS = (
     Block(Path("README.md"), "results", (DIGITS,), markdown.comparison),
-    Block(DOCS / "results.md", "digits", (DIGITS,), markdown.comparison),
-    Block(
-        DOCS / "results.md", "digits-at-sgd", _results("sgd/digits"), markdown.comparison
-    ),
-    Block(DOCS / "results.md", "mnist-at-sgd", _results("sgd/mnist"), markdown.comparison),
+    Block(DOCS / "results.md", SMALL, (DIGITS,), markdown.comparison),
     *(
         Block(
             DOCS / "results.md",
-            f"race-{name}",
-            (REFERENCE / table / "race.json",),
+            f"{name}-at-sgd",
+            _compared(f"sgd/{name}"),
+            markdown.comparison,
+        )
+        for name in (SMALL, IMAGES)
+    ),
+    *(
+        Block(
+            DOCS / "results.md",
+            f"race-{table.partition('_')[0]}",
+            (_source(RACE, f"race/{table}/race.json"),),
             racing.markdown,
         )
-        for name, table in (
-            ("digits", "race/digits"),
-            ("mnist", "race/mnist_1000"),
-            ("sst2", "race/sst2_transformer"),
-            ("cifar10", "race/cifar10_resnet8"),
-        )
+        for table in RACED
     ),
-    Block(DOCS / "results.md", "mnist", (MNIST,), renders.reproduced),
+    Block(DOCS / "results.md", IMAGES, (MNIST,), renders.reproduced),
     Block(
         DOCS / "results.md",
         "cifar10-resnet8",
-        _results("reproduce/cifar10_resnet8"),
+        _compared("reproduce/cifar10_resnet8"),
         renders.reproduced,
     ),
     Block(
         DOCS / "results.md",
         "sst2",
-        _results("reproduce/sst2_transformer"),
+        _compared("reproduce/sst2_transformer"),
         renders.reproduced,
     ),
     Block(
         DOCS / "results.md",
         "remembered",
-        _results("remembered/digits"),
+        _compared("remembered/digits"),
         markdown.comparison,
     ),
     Block(
@@ -95,41 +115,55 @@ PERFORMANCE = (
     Block(
         DOCS / "performance.md",
         "largest-batch",
-        (REFERENCE / "benchmark" / "largest_batch.json",),
+        (_source(LARGEST_BATCH, "benchmark/largest_batch.json"),),
         renders.largest_batch,
     ),
-    Block(DOCS / "performance.md", "batchnorm", _results("batchnorm"), renders.batchnorm),
+    Block(
+        DOCS / "performance.md",
+        "batchnorm",
+        (_source(batchnorm.BATCHNORM, "batchnorm/results.json"),),
+        batchnorm.block,
+    ),
     Block(
         DOCS / "training.md",
         "throughput",
-        (REFERENCE / "throughput" / "throughput.json",),
+        (_source(SPEEDS, "throughput/throughput.json"),),
         renders.pipeline,
     ),
     Block(
         DOCS / "large.md",
         "full-size",
-        (REFERENCE / "full_size" / "full_size.json",),
+        (_source(large.FULL_SIZE, "full_size/full_size.json"),),
         large.block,
     ),
     Block(
         DOCS / "accelerator.md",
         "accelerator",
-        (REFERENCE / "accelerator" / "accelerator.json",),
+        (_source(ACCELERATOR, "accelerator/accelerator.json"),),
         accelerator.block,
         "Not measured yet: no accelerator was at hand.",
     ),
-    Block(DOCS / "scaling.md", "sent", (SCALING,), renders.sent),
-    Block(DOCS / "scaling.md", "kept", (SCALING,), renders.kept),
-    Block(DOCS / "scaling.md", "computed", (SCALING,), devices.computed),
+    Block(DOCS / "scaling.md", "sent", SCALED, renders.sent),
+    Block(DOCS / "scaling.md", "kept", SCALED, renders.kept),
+    Block(DOCS / "scaling.md", "computed", SCALED, devices.computed),
 )
 
-SHARPNESS = tuple(
-    Block(DOCS / "sharpness.md", name, _results(folder), render)
-    for name, folder, render in (
-        ("alignment", "alignment", renders.aligned),
-        ("sharpness-digits", "sharpness/digits", renders.measured),
-        ("sharpness-mnist", "sharpness/mnist", renders.measured),
-    )
+SHARPNESS = (
+    Block(
+        DOCS / "sharpness.md",
+        "alignment",
+        (_source(ALIGNMENTS, "alignment/results.json"),),
+        renders.aligned,
+    ),
+    *(
+        Block(
+            DOCS / "sharpness.md",
+            f"sharpness-{name}",
+            (_source(FLATNESS, f"sharpness/{name}/results.json"),),
+            renders.measured,
+        )
+        for name in (SMALL, IMAGES)
+    ),
 )
 
 BLOCKS = (*CHOOSE, *RESULTS, *PERFORMANCE, *SHARPNESS)

@@ -1,17 +1,19 @@
 """One table to choose a method by: what each costs, and what it gave."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.costs.benchmark import report
+from experiments.costs.benchmark.contents import Benchmark
 from experiments.methods import from_known_to_ours
 from experiments.pages import benchmarks
-from experiments.pages.block import Content
 from experiments.results import records
+from experiments.results.contents import Bounds, Comparison
 from experiments.results.markdown import table
 from experiments.results.report import made_on
 
 
-def choose(*contents: Content, folder: str) -> str:
+def choose(*contents: Any, folder: str) -> str:
     """Costs on benchmarked models, and differences from SGD on data sets.
 
     Args:
@@ -19,8 +21,8 @@ def choose(*contents: Content, folder: str) -> str:
       folder: of pictures, of which there are none.
     """
     del folder
-    costs = [content for content in contents if "workload" in content]
-    gains = [content for content in contents if "workload" not in content]
+    costs: list[Benchmark] = [c for c in contents if "workload" in c]
+    gains: list[Comparison] = [c for c in contents if "workload" not in c]
     headers = (
         "method",
         "climbs on",
@@ -36,28 +38,31 @@ def choose(*contents: Content, folder: str) -> str:
     return f"{table(headers, rows, words=3)}\n\n{_note(costs, gains)}"
 
 
-def _time(content: Content, name: str) -> str:
+def _time(content: Benchmark, name: str) -> str:
     # Its method with another share.
     if name == "k_sam_half":
         (group,) = report.groups(content, "methods")
-        case = next(c for c in report.swept_cases(group)["k_sam"] if c["share"] == 0.5)
+        case = report.swept_cases(group)["k_sam"][0.5]
     else:
         case = benchmarks.by_method(content)[name]
-    return f"{case['time_vs_sgd']['median']:.2f}"
+    time = case["time_vs_sgd"]
+    return "n/a" if time is None else f"{time['median']:.2f}"
 
 
-def _gain(content: Content, name: str) -> str:
+def _gain(content: Comparison, name: str) -> str:
     found = _difference(content, name)
+    if found is None or found["low"] is None or found["high"] is None:
+        return "n/a"
     mean, margin = 100 * found["mean"], 50 * (found["high"] - found["low"])
     return f"{mean:+.2f} ± {margin:.2f}"
 
 
-def _difference(content: Content, name: str) -> Content:
+def _difference(content: Comparison, name: str) -> Bounds | None:
     runs = {key: entry["runs"] for key, entry in content["methods"].items()}
     return records.difference(runs[name], runs["sgd"])
 
 
-def _note(costs: Sequence[Content], gains: Sequence[Content]) -> str:
+def _note(costs: Sequence[Benchmark], gains: Sequence[Comparison]) -> str:
     data = "; ".join(
         f"{content['dataset']['title']}: {content['dataset']['train']:,} training images, "
         f"{_pairs(content)}, `{content['command']}`"
@@ -71,8 +76,10 @@ def _note(costs: Sequence[Content], gains: Sequence[Content]) -> str:
     )
 
 
-def _pairs(content: Content) -> str:
+def _pairs(content: Comparison) -> str:
     found = _difference(content, "k_sam")
+    if found is None:
+        return "no pairs"
     seeds = content["methods"]["k_sam"]["summary"]["seeds"]
     each = f" of {seeds} seeds" if found["over"] == "splits" else " of one split"
     return f"paired over {found['n']} {found['over']}{each}"

@@ -1,13 +1,12 @@
 """The counts and the model as Markdown, for docs/scaling.md."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from experiments.costs.devices import formulas, pod
+from experiments.costs.devices.contents import Computed, Count, Counted, Scaling
 from experiments.costs.devices.spread import METHODS, WAYS
 from experiments.pages.benchmarks import how
 
-Content = Mapping[str, Any]
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 TITLES = {
     "shard_map": "`jax.shard_map`, `axis_name`",
@@ -16,7 +15,7 @@ TITLES = {
 }
 
 
-def sent(content: Content) -> Table:
+def sent(content: Scaling) -> Table:
     """Of each method: collectives and bytes, by the formula and as counted."""
     counted = content["counted"]
     headers = (
@@ -35,7 +34,7 @@ def sent(content: Content) -> Table:
     return headers, rows
 
 
-def kept(content: Content) -> Table:
+def kept(content: Scaling) -> Table:
     """Of each method: operations and memory of a device."""
     counted = content["counted"]
     headers = (
@@ -49,7 +48,7 @@ def kept(content: Content) -> Table:
     return headers, [_kept(counted, name) for name in METHODS]
 
 
-def computed(content: Content, folder: str) -> str:
+def computed(content: Scaling, folder: str) -> str:
     """The picture, and what it was computed from."""
     model = content["computed"]
     inputs = "; ".join(
@@ -69,7 +68,7 @@ def computed(content: Content, folder: str) -> str:
     )
 
 
-def note(content: Content) -> str:
+def note(content: Scaling) -> str:
     """How it was counted."""
     counted = content["counted"]
     return (
@@ -82,7 +81,7 @@ def note(content: Content) -> str:
     )
 
 
-def _crossing(model: Content) -> str:
+def _crossing(model: Computed) -> str:
     """Where K-SAM with a synchronized climb stops being faster than SGD."""
     said = []
     for cluster in model["clusters"].values():
@@ -102,12 +101,12 @@ def _crossing(model: Content) -> str:
     )
 
 
-def _row(counted: Content, name: str, way: str) -> Content:
+def _row(counted: Counted, name: str, way: str) -> Count:
     (row,) = (r for r in counted["rows"] if (r["method"], r["way"]) == (name, way))
     return row
 
 
-def _collectives(row: Content) -> str:
+def _collectives(row: Count) -> str:
     parts = [
         f"{times} {kind}{'s' * (times > 1)}, {_bytes(size)}"
         for kind, (times, size) in row["collectives"].items()
@@ -115,7 +114,7 @@ def _collectives(row: Content) -> str:
     return "; ".join(parts)
 
 
-def _kept(counted: Content, name: str) -> tuple[str, ...]:
+def _kept(counted: Counted, name: str) -> tuple[str, ...]:
     alone = _row(counted, name, "")
     each = {way: _row(counted, name, way) for way in WAYS}
     share = alone["operations"] / counted["devices"]

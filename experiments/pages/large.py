@@ -1,25 +1,74 @@
 """What a step of the largest models takes, as tables, for docs/large.md."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
 
 from experiments.pages.benchmarks import how
 from experiments.results.markdown import table
+from experiments.shell.formats import Format, Made
 
-Content = Mapping[str, Any]
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 GIB = 2**30
 
 
-def tables(content: Content) -> list[Table]:
+class Subject(TypedDict):
+    """What a step's figures depend on."""
+
+    experiment: dict[str, Any]
+    devices: int
+    jax: str
+
+
+class Seconds(TypedDict):
+    """What it took."""
+
+    trace: float
+    compile: float
+
+
+class Step(TypedDict):
+    """A config's step, per device."""
+
+    of: Subject
+    method: str
+    is_baseline: bool
+    dataset: str
+    model: str
+    batch_per_device: int
+    parameters: int
+    forward_operations: float
+    operations: float
+    state_bytes: int
+    batch_bytes: int
+    temporary_bytes: int
+    argument_bytes: int
+    output_bytes: int
+    alias_bytes: int
+    seconds: Seconds
+
+
+class FullSize(Made):
+    """What full_size.json has."""
+
+    complete: bool
+    devices: int
+    configs: dict[str, Step]
+
+
+FULL_SIZE = Format(
+    "results of experiments.full_size", FullSize, version=1, remedy="delete it"
+)
+
+
+def tables(content: FullSize) -> list[Table]:
     """Title, headers and rows of each model."""
     # Those of one model are neighbours, or it has several tables.
     groups = itertools.groupby(content["configs"].values(), _title)
     return [_table(title, list(entries)) for title, entries in groups]
 
 
-def block(content: Content, folder: str) -> str:
+def block(content: FullSize, folder: str) -> str:
     """The tables as Markdown, and how they were made."""
     del folder
     parts = [
@@ -28,7 +77,7 @@ def block(content: Content, folder: str) -> str:
     return "\n\n".join((*parts, _note(content), how(content)))
 
 
-def _title(entry: Content) -> str:
+def _title(entry: Step) -> str:
     experiment = entry["of"]["experiment"]
     return (
         f"{entry['dataset']}, {entry['model']}, {entry['parameters'] / 1e6:.1f} million "
@@ -37,7 +86,7 @@ def _title(entry: Content) -> str:
     )
 
 
-def _table(title: str, entries: Sequence[Content]) -> Table:
+def _table(title: str, entries: Sequence[Step]) -> Table:
     baseline = next((entry for entry in entries if entry["is_baseline"]), None)
     against = f" / {baseline['method']}" if baseline else ""
     headers = (
@@ -52,8 +101,8 @@ def _table(title: str, entries: Sequence[Content]) -> Table:
     return title, headers, [_row(entry, baseline) for entry in entries]
 
 
-def _row(entry: Content, baseline: Content | None) -> tuple[str, ...]:
-    def ratio(name: str) -> tuple[str, ...]:
+def _row(entry: Step, baseline: Step | None) -> tuple[str, ...]:
+    def ratio(name: Literal["operations", "temporary_bytes"]) -> tuple[str, ...]:
         return (f"{entry[name] / baseline[name]:.2f}",) if baseline else ()
 
     return (
@@ -67,14 +116,14 @@ def _row(entry: Content, baseline: Content | None) -> tuple[str, ...]:
     )
 
 
-def passes(entry: Content) -> float:
+def passes(entry: Step) -> float:
     """Forward passes of the device's examples that have as many operations."""
     return entry["operations"] / (entry["forward_operations"] * entry["batch_per_device"])
 
 
-def _note(content: Content) -> str:
+def _note(content: FullSize) -> str:
     seconds = [entry["seconds"] for entry in content["configs"].values()]
-    traced, compiled = (max(s[part] for s in seconds) for part in ("trace", "compile"))
+    traced, compiled = max(s["trace"] for s in seconds), max(s["compile"] for s in seconds)
     return (
         f"Counted in XLA's program for {content['devices']} virtual CPU devices, not "
         f"measured. A forward pass is counted as it was traced. Tracing took at most "

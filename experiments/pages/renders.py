@@ -1,41 +1,34 @@
 """Results as Markdown: of each kind of block, (*contents, folder of pictures) -> text."""
 
-from collections.abc import Mapping
-
+from experiments.costs.benchmark.contents import Benchmark, LargestBatch
 from experiments.costs.benchmark.report import NOTES
+from experiments.costs.devices.contents import Scaling
 from experiments.flatness import alignments
 from experiments.flatness import report as flatness
+from experiments.flatness.contents import Alignments, Flatness
 from experiments.pages import benchmarks, devices
-from experiments.pages.block import Content
 from experiments.results import markdown, noise, speeds
+from experiments.results.contents import Comparison
 from experiments.results.markdown import how, table
 from experiments.results.report import title
-
-# Columns of the table about BatchNorm: name in the results -> header, format.
-BATCHNORM = {
-    "cosine_through": ("cosine: published, differentiated through", ".2f"),
-    "cosine_constants": ("cosine: published, constants", ".2f"),
-    "norm_ratio_constants": ("norm: constants / published", ".2f"),
-    "kernel_cosine_published": ("kernel and gradient: published", ".0e"),
-    "kernel_cosine_constants": ("kernel and gradient: constants", ".2f"),
-}
+from experiments.results.speeds import Speeds
 
 
-def reproduced(content: Content, folder: str) -> str:
+def reproduced(content: Comparison, folder: str) -> str:
     """One table of `experiments.reproduce`, and where each of its runs can be repeated."""
-    rows = ", ".join(f"`{entry['config']}`" for entry in content["methods"].values())
+    rows = ", ".join(f"`{entry.get('config')}`" for entry in content["methods"].values())
     each = f"Each run by itself: `python -m experiments.train --config NAME`, of {rows}."
     return f"{markdown.comparison(content, folder)}\n\n{each}"
 
 
-def pipeline(content: Content, folder: str) -> str:
+def pipeline(content: Speeds, folder: str) -> str:
     """The input pipeline's speed beside the training step's."""
     del folder
     found = table(speeds.HEADERS, speeds.table(content))
     return f"{found}\n\n{benchmarks.how(content)}"
 
 
-def mislabelled(*contents: Content, folder: str) -> str:
+def mislabelled(*contents: Comparison, folder: str) -> str:
     """Accuracies against the share of wrong labels."""
     del folder
     header, *shares = noise.headers(contents)
@@ -49,7 +42,7 @@ def mislabelled(*contents: Content, folder: str) -> str:
     return "\n\n".join(parts)
 
 
-def benchmark(*contents: Content, folder: str) -> str:
+def benchmark(*contents: Benchmark, folder: str) -> str:
     """What a step of each method costs on each model."""
     parts = [
         table(*benchmarks.overview(contents)),
@@ -62,7 +55,7 @@ def benchmark(*contents: Content, folder: str) -> str:
     return "\n\n".join(parts)
 
 
-def largest_batch(content: Content, folder: str) -> str:
+def largest_batch(content: LargestBatch, folder: str) -> str:
     """The largest batch of each method within the same memory."""
     del folder
     rows = [(label, f"{n:,}") for label, n in content["largest_batch"].items()]
@@ -72,35 +65,19 @@ def largest_batch(content: Content, folder: str) -> str:
     return f"{table((header, 'largest batch'), rows)}\n\n{benchmarks.how(content)}"
 
 
-def batchnorm(content: Content, folder: str) -> str:
-    """How far three gradients of the highest losses are apart behind BatchNorm."""
-    del folder
-    rows = [
-        (
-            str(row["steps"]),
-            *(_spread(row[name], form) for name, (_, form) in BATCHNORM.items()),
-        )
-        for row in content["rows"]
-    ]
-    headers = ("steps of SGD", *(header for header, _ in BATCHNORM.values()))
-    return "\n\n".join(
-        (table(headers, rows), _batchnorm_note(content), benchmarks.how(content))
-    )
-
-
-def sent(content: Content, folder: str) -> str:
+def sent(content: Scaling, folder: str) -> str:
     """What a device sends in a step of each method."""
     del folder
     return f"{table(*devices.sent(content))}\n\n{devices.note(content)}"
 
 
-def kept(content: Content, folder: str) -> str:
+def kept(content: Scaling, folder: str) -> str:
     """What a device computes and keeps in a step of each method."""
     del folder
     return table(*devices.kept(content))
 
 
-def measured(content: Content, folder: str) -> str:
+def measured(content: Flatness, folder: str) -> str:
     """How flat the loss is where each method ends, and what that says of its accuracy."""
     del folder
     parts = [
@@ -113,22 +90,9 @@ def measured(content: Content, folder: str) -> str:
     return "\n\n".join(parts)
 
 
-def aligned(content: Content, folder: str) -> str:
+def aligned(content: Alignments, folder: str) -> str:
     """How k examples' gradient stands for the batch's, before training."""
     del folder
     return "\n\n".join(
         [table(alignments.HEADERS, alignments.table_rows(content)), how(content)]
-    )
-
-
-def _spread(value: Mapping[str, float], form: str) -> str:
-    return f"{value['mean']:{form}} ± {value['std']:{form}}"
-
-
-def _batchnorm_note(content: Content) -> str:
-    return (
-        f"{content['model']}, in float32, on the first {content['images']:,} training "
-        f"images of {content['dataset']}; {content['optimizer']}; of a batch of "
-        f"{content['batch']} the {content['chosen']} highest losses. Mean ± standard "
-        f"deviation over {content['seeds']} seeds of initial weights and order of batches."
     )

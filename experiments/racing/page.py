@@ -1,19 +1,16 @@
 """A race as a table, a note and a picture, from the content of race.json."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from experiments.racing import entries, summary
+from experiments.racing.contents import Race
 from experiments.racing.laps import Lap
 from experiments.racing.summary import Summary
 from experiments.results.markdown import table
 from experiments.results.plots import races
 from experiments.results.plots.lines import Curve
-
-Content = Mapping[str, Any]
 
 PICTURE = "race.png"
 
@@ -28,12 +25,12 @@ HEADERS = (
 )
 
 
-def title(content: Content) -> str:
+def title(content: Race) -> str:
     """What was raced on."""
     return f"{content['title']}: time to {_baseline(content)}'s validation accuracy"
 
 
-def rows(content: Content) -> list[tuple[str, ...]]:
+def rows(content: Race) -> list[tuple[str, ...]]:
     """One row of cells per method."""
     found = summary.summarise(_races(content), content["baseline"])
     return [
@@ -65,7 +62,7 @@ def _difference(one: Summary) -> str:
     return f"{mean:+.2f}{spread}"
 
 
-def note(content: Content) -> str:
+def note(content: Race) -> str:
     """What the columns are, how it was made, and on what."""
     first = next(iter(content["settings"].values()))
     machine = content["machine"]
@@ -81,14 +78,14 @@ def note(content: Content) -> str:
     )
 
 
-def markdown(content: Content, folder: str) -> str:
+def markdown(content: Race, folder: str) -> str:
     """The table, the picture and the note, for a page of the documentation."""
     picture = f"![Validation accuracy against time]({Path(folder) / PICTURE})"
     parts = f"**{title(content)}**", table(HEADERS, rows(content)), picture, note(content)
     return "\n\n".join(parts)
 
 
-def draw(content: Content, path: Path) -> None:
+def draw(content: Race, path: Path) -> None:
     """Writes the picture: the mean over the seeds, against the median time."""
     found, base = _races(content), content["baseline"]
     curves = [_curve(name, found, base) for name in found]
@@ -117,11 +114,11 @@ def _curve(name: str, found: summary.Races, base: str) -> Curve:
     return Curve(label, colour, marker, np.median(at, 0), scores.mean(0))
 
 
-def _baseline(content: Content) -> str:
+def _baseline(content: Race) -> str:
     return entries.label(content["baseline"], content["baseline"])
 
 
-def _races(content: Content) -> dict[str, list[list[Lap]]]:
+def _races(content: Race) -> dict[str, list[list[Lap]]]:
     """By method, the laps of each seed."""
     return {
         name: [[Lap(**lap) for lap in seed[name]] for seed in content["seeds"]]

@@ -1,16 +1,14 @@
 """Comparisons and reproduced tables as Markdown, from the content of results.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.results import report, wording
+from experiments.results.contents import Comparison, Timed
 from experiments.results.output import PICTURE
 
-Content = Mapping[str, Any]
 
-
-def comparison(content: Content, folder: str) -> str:
+def comparison(content: Comparison, folder: str) -> str:
     """Tables, picture, notes, and how it was made.
 
     Args:
@@ -30,7 +28,7 @@ def comparison(content: Content, folder: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _caption(content: Content) -> str:
+def _caption(content: Comparison) -> str:
     quoted = wording.first_upper(wording.quoted(content))
     return f"{quoted} against the cost of a training step"
 
@@ -41,7 +39,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, aligned, *rows))
 
 
-def how(content: Content) -> str:
+def how(content: Timed) -> str:
     """Hyperparameters, command, time and machine."""
     # Of a table, which may have been stopped and continued, the training alone is timed.
     what = " of training" if "table" in content else ""

@@ -1,11 +1,9 @@
 """Comparisons at several shares of wrong labels, as one table."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from experiments.results import records, report
-
-Content = Mapping[str, Any]
+from experiments.results.contents import Comparison, Entry
 
 # K-SAM with and without skipping, and skipping against what else one would do.
 PAIRS = (
@@ -17,12 +15,12 @@ PAIRS = (
 )
 
 
-def headers(contents: Sequence[Content]) -> tuple[str, ...]:
+def headers(contents: Sequence[Comparison]) -> tuple[str, ...]:
     """A column for each comparison."""
     return ("test accuracy %", *(percent(content) for content in contents))
 
 
-def rows(contents: Sequence[Content]) -> list[tuple[str, ...]]:
+def rows(contents: Sequence[Comparison]) -> list[tuple[str, ...]]:
     """A row for each method that all comparisons have."""
     first, *others = contents
     return [
@@ -32,7 +30,7 @@ def rows(contents: Sequence[Content]) -> list[tuple[str, ...]]:
     ]
 
 
-def difference_rows(contents: Sequence[Content]) -> list[tuple[str, ...]]:
+def difference_rows(contents: Sequence[Comparison]) -> list[tuple[str, ...]]:
     """What skipping changes: of each pair that all comparisons have, the difference."""
     return [
         (
@@ -44,17 +42,19 @@ def difference_rows(contents: Sequence[Content]) -> list[tuple[str, ...]]:
     ]
 
 
-def _label(contents: Sequence[Content], name: str) -> str:
+def _label(contents: Sequence[Comparison], name: str) -> str:
     return contents[0]["methods"][name]["label"]
 
 
-def _difference(methods: Content, method: str, other: str) -> str:
+def _difference(methods: Mapping[str, Entry], method: str, other: str) -> str:
     found = records.difference(methods[method]["runs"], methods[other]["runs"])
+    if found is None:
+        return "n/a"
     low, high = report.points(found["low"]), report.points(found["high"])
     return f"{report.points(found['mean'])} ({low} to {high})"
 
 
-def note(contents: Sequence[Content]) -> str:
+def note(contents: Sequence[Comparison]) -> str:
     """What was trained, and what the numbers are."""
     first = contents[0]
     return (
@@ -64,10 +64,10 @@ def note(contents: Sequence[Content]) -> str:
     )
 
 
-def percent(content: Content) -> str:
+def percent(content: Comparison) -> str:
     """The share of wrong labels."""
     return f"{content['config']['label_noise']:.0%} wrong"
 
 
-def _accuracy(content: Content, name: str) -> str:
+def _accuracy(content: Comparison, name: str) -> str:
     return report.accuracy(content["methods"][name]["summary"])

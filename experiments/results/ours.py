@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
-from typing import Any
 
 from experiments.configs.experiment import Published, Row
+from experiments.data import catalogue
 from experiments.results import wording
+from experiments.results.contents import COMPARISON, Comparison, Entry, quoted
 from experiments.shell import files
 
 FOLDER = Path(__file__).parents[2] / "results" / "reference" / "reproduce"
@@ -22,14 +22,16 @@ def ours(row: Row, folder: Path = FOLDER) -> Published | None:
     """
     method = row.experiment.method
     content = _content(folder / row.family / "results.json")
-    entry = content.get("methods", {}).get(method)
-    if entry is None or not _is_of(entry, row, content):
+    entry = content["methods"].get(method) if content else None
+    if content is None or entry is None or not _is_of(entry, row, content):
         return None
     found = entry["summary"]
-    accuracy = found[wording.key(content)]
-    std = accuracy["std_over_seeds"]
+    accuracy = quoted(found, wording.key(content))
+    mean, std = accuracy["mean"], accuracy["std_over_seeds"]
+    if mean is None:
+        return None
     return Published(
-        accuracy=100 * accuracy["mean"],
+        accuracy=100 * mean,
         spread=None if std is None else 100 * std,
         seeds=found["seeds"],
         source=f"Ours, {found['seeds']} seeds, {content['machine']['cpu']} "
@@ -38,12 +40,12 @@ def ours(row: Row, folder: Path = FOLDER) -> Published | None:
 
 
 @functools.cache
-def _content(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> Comparison | None:
     # Without a clone of the project there are only published figures.
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return COMPARISON.read(path) if path.exists() else None
 
 
-def _is_of(entry: dict[str, Any], row: Row, content: dict[str, Any]) -> bool:
+def _is_of(entry: Entry, row: Row, content: Comparison) -> bool:
     """Whether it was made with the settings that the row has now."""
     (one,) = entry["runs"]
     now = {name: getattr(row.experiment, name) for name in one["hyperparameters"]}
@@ -54,4 +56,6 @@ def _is_of(entry: dict[str, Any], row: Row, content: dict[str, Any]) -> bool:
         for name, value in content["protocol"].items()
         if name in shared and name != "model"
     ]
+    pixels = catalogue.named(row.experiment.dataset).pixels
+    same.append(content["protocol"].get("pixels", "") == pixels)
     return now == one["hyperparameters"] and all(same)

@@ -5,7 +5,7 @@ figures can't disagree.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from experiments.costs.cost import Cost
 from experiments.methods import METHODS
+from experiments.results.contents import Bounds, Difference, Run, of_seeds
 from experiments.results.intervals import estimate, paired, spread_over_seeds
 
 # Against nothing, its more expensive parent, and its examples without its climb (which
@@ -38,8 +39,10 @@ DIFFERENCES = (
 )
 
 
-# Of each method, one entry per finished split; see `experiments.training.study`.
-Runs = dict[str, list[dict[str, Any]]]
+# What a `Run` is made of, with arrays; see `experiments.training.study`.
+Raw = Mapping[str, Any]
+# Of each method, one per finished split.
+Runs = Mapping[str, Sequence[Raw]]
 
 
 def summarised(
@@ -68,7 +71,7 @@ def summarised(
     }
 
 
-def _summary(entries: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+def _summary(entries: Sequence[Raw], metric: str) -> dict[str, Any]:
     quoted = _table(entries, f"test_{metric}")
     over_splits = estimate([_mean(row) for row in quoted])
     return {
@@ -86,8 +89,8 @@ def _summary(entries: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     }
 
 
-def _table(entries: list[dict[str, Any]], key: str) -> Float[np.ndarray, "splits seeds"]:
-    return np.array([entry[key] for entry in entries], np.float64)
+def _table(entries: Sequence[Raw], key: str) -> Float[np.ndarray, "splits seeds"]:
+    return np.array([of_seeds(entry, key) for entry in entries], np.float64)
 
 
 def _mean(values: Float[np.ndarray, "..."]) -> float:
@@ -95,35 +98,33 @@ def _mean(values: Float[np.ndarray, "..."]) -> float:
     return float(values.mean()) if values.size else math.nan
 
 
-def _differences(runs: Runs, key: str, baseline: str) -> Iterable[dict[str, Any]]:
+def _differences(runs: Runs, key: str, baseline: str) -> Iterable[Difference]:
     for method, other in DIFFERENCES:
         other = baseline if other == "sgd" else other
         # A run that was stopped may have one more split for one of the two.
         both = min(len(runs.get(method, [])), len(runs.get(other, [])))
         found = difference(runs.get(method, [])[:both], runs.get(other, [])[:both], key)
         if found:
-            yield {"method": method, "minus": other} | found
+            yield {"method": method, "minus": other, **found}
 
 
 def difference(
-    mine: list[dict[str, Any]], others: list[dict[str, Any]], key: str = "test_accuracy"
-) -> dict[str, Any]:
+    mine: Sequence[Raw | Run], others: Sequence[Raw | Run], key: str = "test_accuracy"
+) -> Bounds | None:
     """Mean difference in what is quoted and its interval, paired by split or by seed.
 
-    Seeds that one of the two doesn't have are left out; {} if no pair is left.
+    Seeds that one of the two doesn't have are left out; None if no pair is left.
     """
     pairs = np.array(
         [_pairs(a, b, key) for a, b in zip(mine, others, strict=True)], dtype=np.float64
     )
     if not pairs.size:
-        return {}
-    found = paired(pairs[..., 0], pairs[..., 1])
-    return {**found.estimate._asdict(), "over": found.over}
+        return None
+    (mean, low, high, n), over = paired(pairs[..., 0], pairs[..., 1])
+    return {"mean": mean, "low": low, "high": high, "n": n, "over": over}
 
 
-def _pairs(
-    mine: dict[str, Any], other: dict[str, Any], key: str
-) -> list[tuple[float, float]]:
+def _pairs(mine: Raw, other: Raw, key: str) -> list[tuple[Any, Any]]:
     """What both have with each seed that both have."""
     its = _by_seed(other, key)
     return [
@@ -131,8 +132,8 @@ def _pairs(
     ]
 
 
-def _by_seed(entry: dict[str, Any], key: str) -> dict[int, float]:
-    values = entry[key]
+def _by_seed(entry: Raw, key: str) -> dict[int, Any]:
+    values = of_seeds(entry, key)
     return dict(zip(entry.get("seeds", range(len(values))), values, strict=True))
 
 

@@ -3,25 +3,32 @@
 Rows are plain strings, so that the terminal and the README show the same figures.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from experiments.configs.experiment import Published
 from experiments.judging.rise import RADIUS
 from experiments.methods import explanations
-from experiments.results import wording
+from experiments.results import contents, wording
+from experiments.results.contents import (
+    Bounds,
+    Comparison,
+    Entry,
+    Interval,
+    StepCost,
+    Summary,
+    Table,
+)
 from experiments.results.listing import accuracy as printed
 from experiments.results.listing import sources
+from experiments.shell.formats import Made
 
-Content = Mapping[str, Any]
 
-
-def difference_headers(content: Content) -> tuple[str, ...]:
+def difference_headers(content: Comparison) -> tuple[str, ...]:
     """Names of the columns of the paired differences."""
     return (f"difference in {wording.quoted(content)}, points", "mean", "95% interval")
 
 
-def headers(content: Content) -> tuple[str, ...]:
+def headers(content: Table) -> tuple[str, ...]:
     """Names of the columns; what "±" is, the notes say."""
     number = ("n",) if _is_reproduced(content) else ()
     over_seeds = ("std over seeds",) if _splits(content) > 1 else ()
@@ -32,15 +39,15 @@ def headers(content: Content) -> tuple[str, ...]:
     return ("method", *number, quoted, *over_seeds, *costs, *published)
 
 
-def rows(content: Content) -> list[tuple[str, ...]]:
+def rows(content: Table) -> list[tuple[str, ...]]:
     """One row of cells per method."""
     return [_row(content, entry) for entry in content["methods"].values()]
 
 
-def _row(content: Content, entry: Content) -> tuple[str, ...]:
+def _row(content: Table, entry: Entry) -> tuple[str, ...]:
     summary, known = entry["summary"], _sources(content)
     quoted = wording.key(content)
-    std = _percent(summary[quoted]["std_over_seeds"])
+    std = _percent(contents.quoted(summary, quoted)["std_over_seeds"])
     return (
         entry["label"] + _failed(entry),
         *((str(summary["seeds"]),) if _is_reproduced(content) else ()),
@@ -52,49 +59,50 @@ def _row(content: Content, entry: Content) -> tuple[str, ...]:
     )
 
 
-def _is_reproduced(content: Content) -> bool:
+def _is_reproduced(content: Table) -> bool:
     """Whether it is a table of `experiments.reproduce`, in which runs may have failed."""
     return "table" in content
 
 
-def _failed(entry: Content) -> str:
+def _failed(entry: Entry) -> str:
     """How many runs don't count."""
     finished, failed = entry["summary"]["seeds"], len(entry.get("failed", ()))
     return f" ({failed} of {finished + failed} failed)" if failed else ""
 
 
-def _published(entry: Content, known: Sequence[str]) -> str:
+def _published(entry: Entry, known: Sequence[str]) -> str:
     figure = published(entry)
     return f"{printed(figure)} [{known.index(figure.source) + 1}]" if figure else "-"
 
 
-def published(entry: Content) -> Published | None:
+def published(entry: Entry) -> Published | None:
     """What somebody else got with a method's settings, if that is known."""
-    return Published(**entry["published"]) if entry.get("published") else None
+    found = entry.get("published")
+    return Published(**found) if found else None
 
 
-def source_notes(content: Content) -> list[str]:
+def source_notes(content: Table) -> list[str]:
     """Where published figures are printed, under the numbers that the table has."""
     return [f"[{i}] {source}." for i, source in enumerate(_sources(content), start=1)]
 
 
-def _sources(content: Content) -> list[str]:
+def _sources(content: Table) -> list[str]:
     return sources(published(entry) for entry in content["methods"].values())
 
 
-def _splits(content: Content) -> int:
+def _splits(content: Table) -> int:
     return next(iter(content["methods"].values()))["summary"]["splits"]
 
 
-def accuracy(summary: Content, key: str = "test_accuracy") -> str:
+def accuracy(summary: Summary, key: str = "test_accuracy") -> str:
     """Mean, and the 95% interval over splits or, with one split, the spread of seeds."""
-    values = summary[key]
+    values = contents.quoted(summary, key)
     margin = _margin(values) if summary["splits"] > 1 else values["std_over_seeds"]
     spread = "" if margin is None else f" ± {_percent(margin)}"
     return f"{_percent(values['mean'])}{spread}"
 
 
-def accuracy_note(content: Content) -> str:
+def accuracy_note(content: Table) -> str:
     """What the number after ± is."""
     counts = {entry["summary"]["seeds"] for entry in content["methods"].values()}
     # They differ where runs have failed.
@@ -107,7 +115,7 @@ def accuracy_note(content: Content) -> str:
     return f"mean and standard deviation over {seeds}, {where}"
 
 
-def notes(content: Content) -> list[str]:
+def notes(content: Table) -> list[str]:
     """What a reader of the table needs to know."""
     overlap = (
         "Splits are drawn from the same images and overlap: the intervals are about other "
@@ -121,26 +129,25 @@ def notes(content: Content) -> list[str]:
         f"Sharpness: rise of the mean training loss at distance {RADIUS:g} along its "
         "gradient, the same measure for every method.",
         *_explained(content),
-        *content.get("notes", []),
+        *content["notes"],
     ]
 
 
-def _explained(content: Content) -> list[str]:
+def _explained(content: Table) -> list[str]:
     """What the methods in the table are, those whose names don't say it."""
     words = explanations(list(content["methods"]))
     return [f"{'; '.join(words)}."] if words else []
 
 
-def _cost(cost: Content | None, baseline: str) -> tuple[str, str]:
+def _cost(cost: StepCost | None, baseline: str) -> tuple[str, str]:
     if cost is None:
         return "n/a", "n/a"
-    time = cost[f"time_vs_{baseline}"]
+    operations, time = contents.against(cost, baseline)
     quartiles = f"[{time['lower_quartile']:.2f}, {time['upper_quartile']:.2f}]"
-    operations = cost[f"operations_vs_{baseline}"]
     return f"{operations:.2f}", f"{time['median']:.2f} {quartiles}"
 
 
-def difference_rows(content: Content) -> list[tuple[str, ...]]:
+def difference_rows(content: Comparison) -> list[tuple[str, ...]]:
     """One row per paired difference, under `difference_headers`."""
     labels = {name: entry["label"] for name, entry in content["methods"].items()}
     return [
@@ -153,7 +160,7 @@ def difference_rows(content: Content) -> list[tuple[str, ...]]:
     ]
 
 
-def bounds(item: Content) -> str:
+def bounds(item: Bounds) -> str:
     """A difference's interval, and what it is over."""
     if item["low"] is None:
         return f"none: one {item['over'].removesuffix('s')}"
@@ -161,13 +168,13 @@ def bounds(item: Content) -> str:
     return f"{low} to {high} (paired over {item['n']} {item['over']})"
 
 
-def accelerator(content: Content) -> str:
+def accelerator(content: Made) -> str:
     """What `made_on` is to name beside the processor; "" if there was nothing."""
     machine = content["machine"]
     return "" if machine["backend"] == "cpu" else machine["device"]
 
 
-def made_on(content: Content, device: str = "") -> str:
+def made_on(content: Made, device: str = "") -> str:
     """The machine that the figures come from, the versions and the day.
 
     Args:
@@ -182,7 +189,7 @@ def made_on(content: Content, device: str = "") -> str:
     )
 
 
-def title(content: Content) -> str:
+def title(content: Table) -> str:
     """The dataset, its sizes, and what was trained."""
     data, protocol = content["dataset"], content["protocol"]
     noise = content["config"]["label_noise"]
@@ -200,8 +207,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _margin(values: Content) -> float | None:
-    return None if values["high"] is None else values["high"] - values["mean"]
+def _margin(values: Interval) -> float | None:
+    mean, high = values["mean"], values["high"]
+    return None if mean is None or high is None else high - mean
 
 
 def _number(value: float | None, form: str) -> str:

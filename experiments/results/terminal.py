@@ -1,18 +1,16 @@
 """Comparisons and reproduced tables on a terminal, from the content of results.json."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from experiments.results import report
+from experiments.results.contents import Comparison
 
-Content = Mapping[str, Any]
 
-
-def show(content: Content, console: Console) -> None:
+def show(content: Comparison, console: Console) -> None:
     """Prints both tables and their notes."""
     console.print(_fitting(content, console))
     for note in (*report.source_notes(content), *report.notes(content)):
@@ -22,7 +20,7 @@ def show(content: Content, console: Console) -> None:
         console.print(table(headers, report.difference_rows(content)))
 
 
-def _fitting(content: Content, console: Console) -> Table:
+def _fitting(content: Comparison, console: Console) -> Table:
     """The table; headers, then methods and at last figures are broken if they must be."""
     names, cells, above = (
         report.headers(content),

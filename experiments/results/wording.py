@@ -3,46 +3,42 @@
 A file of results says so itself; where it doesn't, it is test accuracy against SGD.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from experiments.judging.scores import SCORES
 from experiments.methods import METHODS
+from experiments.results.contents import Quoted
 
-Content = Mapping[str, Any]
 
-
-def metric(content: Content) -> str:
+def metric(content: Quoted) -> str:
     """The name of the metric, as in keys: "accuracy"."""
     return content.get("metric", "accuracy")
 
 
-def key(content: Content) -> str:
+def key(content: Quoted) -> str:
     """Of what is quoted, in a method's summary: "test_accuracy"."""
     return f"test_{metric(content)}"
 
 
-def quoted(content: Content) -> str:
+def quoted(content: Quoted) -> str:
     """What is quoted: "test accuracy"."""
     return f"{judged_on(content)} {SCORES[metric(content)].title}"
 
 
-def judged_on(content: Content) -> str:
+def judged_on(content: Quoted) -> str:
     """What the examples are called that results are quoted on: "test"."""
-    return content.get("dataset", {}).get("judged_on", "test")
+    return content["dataset"].get("judged_on", "test")
 
 
-def things(content: Content) -> str:
+def things(content: Quoted) -> str:
     """What the examples are: "images"."""
-    return content.get("dataset", {}).get("things", "images")
+    return content["dataset"].get("things", "images")
 
 
-def baseline(content: Content) -> str:
+def baseline(content: Quoted) -> str:
     """The method that costs are compared with, as in keys: "sgd"."""
     return content.get("baseline", "sgd")
 
 
-def baseline_label(content: Content) -> str:
+def baseline_label(content: Quoted) -> str:
     """The same as tables have it: "SGD"."""
     return METHODS[baseline(content)].label
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 import jax
 import numpy as np
@@ -24,6 +24,16 @@ PACKAGES = (
     "tokenizers",
     "tensorflow-datasets",
 )
+
+
+class Machine(TypedDict):
+    """What results come from, without names of hosts, users or folders."""
+
+    cores: int | None
+    cpu: str
+    system: str
+    device: str
+    backend: str
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -65,8 +75,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def machine() -> dict[str, Any]:
-    """The hardware and system, without names of hosts, users or folders."""
+def machine() -> Machine:
+    """The hardware and system that this runs on."""
     device = jax.devices()[0]
     return {
         "cores": _cores(),

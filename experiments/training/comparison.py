@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -92,10 +92,11 @@ def checked(options: Options, splits: int = 1) -> tuple[list[str], Protocol]:
     for name, value in {"seeds": options.seeds, "splits": splits, **given}.items():
         cli.at_least(name.replace("_", "-"), value, 1)
     cli.fraction("label-noise", options.label_noise)
-    protocol = replace(PROTOCOLS[options.dataset], **given)
-    if protocol.batch_size > protocol.train:
+    protocol = PROTOCOLS[options.dataset].changed(**given)
+    size = protocol.experiment.batch_size
+    if size > protocol.train:
         raise cli.UsageError(
-            f"--batch-size {protocol.batch_size} is more than the {protocol.train} "
+            f"--batch-size {size} is more than the {protocol.train} "
             f"training examples of {options.dataset}"
         )
     return methods, protocol
@@ -114,7 +115,7 @@ def prepared(
     Raises:
       UsageError: if data or hyperparameters are missing, or the folder can't be written to.
     """
-    dataset = catalogue.load(protocol.dataset, options.data_dir)
+    dataset = catalogue.load(protocol.experiment.dataset, options.data_dir)
     folder = cli.writable(options.out / options.dataset)
     noise = options.label_noise
     chosen = choices.best_available(options.dataset, noise, options.chosen)
@@ -152,12 +153,12 @@ def described(
             "title": dataset.title,
             "source": dataset.source,
             "train": protocol.train,
-            "validation": protocol.validation,
+            "validation": protocol.experiment.validation_examples,
             "test": draw_test(dataset, protocol, 0).number,
         },
         "protocol": protocol.summary(),
         "search": study.choices.settings.get("how", ""),
-        "notes": choices.caveats(study.choices, protocol, noise, methods, splits),
+        "notes": choices.caveats(study.choices, protocol.summary(), noise, methods, splits),
         "machine": files.machine(),
         "versions": files.versions(),
     }

@@ -14,9 +14,12 @@ from jaxtyping import Array, Float, PyTree
 
 from experiments.configs.compare import Protocol
 from experiments.data.examples import Examples
-from experiments.judging.objectives import cross_entropy, most_likely
-from experiments.judging.rise import uphill
+from experiments.judging import scores
+from experiments.judging.objectives import CLASSES
+from experiments.judging.rise import rise, uphill
 from experiments.models import PureModel
+from experiments.models.pure import Variables
+from experiments.training.look import Look, look
 from experiments.training.replicas import grouped, over_group
 
 CHUNK = 2048
@@ -42,43 +45,52 @@ class Evaluator(NamedTuple):
 def evaluator(model: PureModel, protocol: Protocol) -> Evaluator:
     """Makes the measures for a model; they are compiled at their first use."""
 
-    def correct(params: PyTree, examples: Examples) -> Array:
-        logits = model.logits(params, examples.inputs, model.nothing)
-        return jnp.sum(hits(logits, examples.labels))
-
-    losses = losses_of(model)
+    def looked(params: PyTree, examples: Examples) -> Look:
+        return look(model, CLASSES, Variables(params, model.nothing), *examples)
 
     def total_loss(params: PyTree, examples: Examples) -> Array:
-        return jnp.sum(losses(params, examples))
+        return jnp.sum(looked(params, examples).losses)
 
-    count = _over_replicas(correct, protocol)
-    loss = _over_replicas(total_loss, protocol)
-    gradient = _over_replicas(jax.grad(total_loss), protocol)
+    predictions = _over_replicas(lambda *args: looked(*args).predictions, protocol, _joined)
+    total = _over_replicas(total_loss, protocol, _added)
+    gradient = _over_replicas(jax.grad(total_loss), protocol, _added)
     climb = jax.jit(jax.vmap(uphill))
 
-    def mean(totals: Array, examples: Examples) -> np.ndarray:
-        return np.asarray(totals, np.float64) / examples.number
+    def accuracy(params: PyTree, examples: Examples) -> np.ndarray:
+        labels = np.asarray(examples.labels)
+        found = np.asarray(predictions(params, examples))
+        return np.array([scores.accuracy(replica, labels) for replica in found])
+
+    def loss(params: PyTree, examples: Examples) -> np.ndarray:
+        return np.asarray(total(params, examples), np.float64) / examples.number
 
     def sharpness(params: PyTree, examples: Examples) -> np.ndarray:
-        higher = climb(params, gradient(params, examples))
-        return mean(loss(higher, examples), examples) - mean(
-            loss(params, examples), examples
-        )
+        def of(measure: Callable[[PyTree, Examples], Any]) -> Callable[[PyTree], Any]:
+            return lambda params: measure(params, examples)
 
-    return Evaluator(
-        lambda params, examples: mean(count(params, examples), examples),
-        lambda params, examples: mean(loss(params, examples), examples),
-        sharpness,
-    )
+        return rise(of(loss), of(gradient), climb, params)
+
+    return Evaluator(accuracy, loss, sharpness)
 
 
-def _over_replicas(total: Callable[..., Any], protocol: Protocol) -> Callable[..., Any]:
-    """Turns (parameters, examples) -> sum into the same over replicas and chunks."""
-    compiled = jax.jit(over_group(total, protocol, in_axes=(0, None)))
+def _added(*chunks: Array) -> Array:
+    return sum(chunks[1:], chunks[0])
+
+
+def _joined(*chunks: Array) -> Array:
+    """Along the examples, which are behind the replicas."""
+    return jnp.concatenate(chunks, axis=1)
+
+
+def _over_replicas(
+    function: Callable[..., Any], protocol: Protocol, together: Callable[..., Array]
+) -> Callable[..., Any]:
+    """Turns (parameters, examples) -> arrays into the same over replicas and chunks."""
+    compiled = jax.jit(over_group(function, protocol, in_axes=(0, None)))
 
     def one_group(params: PyTree, examples: Examples) -> PyTree:
-        sums = [compiled(params, chunk) for chunk in chunks(examples, CHUNK)]
-        return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *sums)
+        found = [compiled(params, chunk) for chunk in chunks(examples, CHUNK)]
+        return jax.tree.map(together, *found)
 
     def all_groups(params: PyTree, examples: Examples) -> PyTree:
         groups = [one_group(group, examples) for group in grouped(params, protocol)]
@@ -94,8 +106,7 @@ def losses_of(model: PureModel) -> Callable[[PyTree, Examples], Array]:
     """
 
     def losses(params: PyTree, examples: Examples) -> Array:
-        logits = model.logits(params, examples.inputs, model.nothing)
-        return cross_entropy(logits, examples.labels)
+        return look(model, CLASSES, Variables(params, model.nothing), *examples).losses
 
     return losses
 
@@ -106,8 +117,3 @@ def chunks(examples: Examples, size: int) -> list[Examples]:
         Examples(examples.inputs[i : i + size], examples.labels[i : i + size])
         for i in range(0, examples.number, size)
     ]
-
-
-def hits(logits: Array, labels: Array) -> Array:
-    """Which examples are predicted right; logits that aren't finite predict nothing."""
-    return most_likely(logits) == labels

@@ -1,6 +1,5 @@
 """Trainings side by side for as many epochs as fit into a time."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,10 @@ from experiments.configs.experiment import Row
 from experiments.costs import timing
 from experiments.methods import METHODS
 from experiments.processes import sharded
-from experiments.shell import files
 from experiments.shell.cli import RunError, UsageError
-from experiments.training.harness import folder, job, run
+from experiments.shell.formats import Format, Versioned
+from experiments.training.harness import contents, folder, job, run
+from experiments.training.harness.contents import RESULT, Result
 from experiments.training.harness.job import Job
 from experiments.training.harness.loop import Pace
 
@@ -26,7 +26,15 @@ STEPS = 20
 EVALUATION, START_SECONDS = 0.25, 25.0
 PLAN = "epochs.json"
 
-Content = Mapping[str, Any]
+
+class Epochs(Versioned):
+    """How long the trainings are; and by what that was decided, if it was."""
+
+    epochs: int
+    seconds_per_epoch: dict[str, float]
+
+
+EPOCHS = Format("a number of epochs", Epochs, version=1, remedy="delete it")
 
 
 def train_all(
@@ -63,8 +71,8 @@ def train_all(
 
 def _trained(
     row: Row, sizes: Sizes, epochs: int, data_dir: Path | None, out: Path
-) -> Content:
-    return run.run(
+) -> Result:
+    result = run.run(
         row,
         replace(row.experiment, **sizes.training(epochs)),
         data_dir=data_dir,
@@ -72,6 +80,9 @@ def _trained(
         pace=Pace(),
         console=None,
     )
+    # One process alone trains here, which has it.
+    assert result is not None
+    return result
 
 
 def _epochs(
@@ -80,14 +91,14 @@ def _epochs(
     """As an earlier call has decided; or by the time of an epoch."""
     path = where / PLAN
     if path.exists():
-        return folder.read_json(path, epochs=int)["epochs"]
+        return EPOCHS.read(path)["epochs"]
     taken = {}
     if epochs is None:
         for name, row in sizes.rows.items():
             experiment = replace(row.experiment, **sizes.training(1))
             taken[name] = _epoch_seconds(job.prepare(name, experiment, data_dir, None))
         epochs = fitting(taken, seconds, sizes.most_epochs)
-    files.write_json(path, {"epochs": epochs, "seconds_per_epoch": taken})
+    EPOCHS.write(path, {"epochs": epochs, "seconds_per_epoch": taken})
     return epochs
 
 
@@ -120,31 +131,28 @@ def _epoch_seconds(mine: Job) -> float:
 
 def found(sizes: Sizes, where: Path) -> dict[str, Any] | None:
     """What is known of the trainings by now; None if none was begun."""
-    try:
-        plan = folder.read_json(where / PLAN, epochs=int)
-    except UsageError:
+    plan = EPOCHS.kept(where / PLAN)
+    if plan is None:
         return None
     runs = {}
     for name, row in sizes.rows.items():
-        result = None
-        with contextlib.suppress(UsageError):
-            result = folder.read_json(where / name / folder.RESULT, last=dict)
+        result = RESULT.kept(where / name / folder.RESULT)
         runs[name] = {"label": METHODS[row.experiment.method].label, **_figures(result)}
     return {"epochs": plan["epochs"], "runs": runs}
 
 
-def _figures(result: Content | None) -> dict[str, Any]:
+def _figures(result: Result | None) -> dict[str, Any]:
     if result is None:
         return dict.fromkeys(("seconds_per_epoch", "accuracy", "judged_on", "command"))
-    last, metric = result["last"], result["metric"]
+    last, metric = result["last"], result.get("metric", "accuracy")
     return {
         "seconds_per_epoch": result["seconds"] / result["experiment"]["epochs"],
-        "accuracy": last[f"test_{metric}"],
+        "accuracy": contents.found(last, f"test_{metric}"),
         "judged_on": result["dataset"]["title"],
         "command": result["command"],
     }
 
 
-def _words(result: Content) -> str:
+def _words(result: Result) -> str:
     figures = _figures(result)
     return f"{figures['accuracy']:.2%}, {figures['seconds_per_epoch']:.1f} s per epoch"

@@ -57,5 +57,5 @@ def _step(
 def one_batch(study: Study) -> Batch:
     """The first training examples of split 0, to measure a step on."""
     train = training_split(study.dataset, study.protocol, 0, study.label_noise).train
-    size = study.protocol.batch_size
+    size = study.protocol.experiment.batch_size
     return Batch(train.inputs[:size], train.labels[:size], np.arange(size))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from experiments.configs.experiment import Experiment
+
 SCHEDULES = ("cosine", "linear")
 # Parameters with these names aren't decayed unless all are: they don't make a layer's
 # output grow with its input.
@@ -52,6 +54,28 @@ def adamw(
 
 
 OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
+
+
+def of(
+    experiment: Experiment, steps: int, learning_rate: Any, weight_decay: Any
+) -> optax.GradientTransformation:
+    """An experiment's optimizer, which stands behind its method.
+
+    Args:
+      experiment: names it, and has all other settings.
+      steps: of the whole training.
+      learning_rate: the highest one; its own, or a replica's.
+      weight_decay: likewise.
+    """
+    base = OPTIMIZERS[experiment.optimizer](
+        schedule(learning_rate, steps, experiment.schedule, experiment.warmup),
+        weight_decay,
+        experiment.momentum,
+        None if experiment.decay_all else matrices,
+    )
+    if experiment.clip is None:
+        return base
+    return optax.chain(optax.clip_by_global_norm(experiment.clip), base)
 
 
 def schedule(

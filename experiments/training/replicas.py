@@ -73,12 +73,10 @@ def train_step(
 
 def _optimizer(method: Method, protocol: Protocol, run: Run) -> Optimizer:
     seed, given = run
-    rate = optimizers.schedule(given["learning_rate"], protocol.steps)
+    steps, common = protocol.steps, (given["learning_rate"], given["weight_decay"])
     return Optimizer(
-        methods.gradient(
-            method, given, seed, num_examples=protocol.train, num_steps=protocol.steps
-        ),
-        optimizers.sgd(rate, given["weight_decay"], protocol.momentum),
+        methods.gradient(method, given, seed, num_examples=protocol.train, num_steps=steps),
+        optimizers.of(protocol.experiment, steps, *common),
     )
 
 
@@ -174,8 +172,9 @@ def _train_group(
 ) -> PyTree:
     replicas = trainer.init(runs)
     at_once = protocol.steps_per_epoch if protocol.side_by_side else 1
-    for epoch in range(protocol.epochs):
-        rows = batch_rows(runs.seed, epoch, examples.number, protocol.batch_size)
+    what = protocol.experiment
+    for epoch in range(what.epochs):
+        rows = batch_rows(runs.seed, epoch, examples.number, what.batch_size)
         for i in range(0, rows.shape[1], at_once):
             replicas = trainer.advance(replicas, runs, rows[:, i : i + at_once], examples)
         # Dispatch runs ahead of the work; progress should show what is done.

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.configs.compare import Protocol
-from experiments.data.drawn import shuffled
+from experiments.data import memory
+from experiments.data.augment import Normalization, normalized
+from experiments.data.drawn import Numbers, drawn
 from experiments.data.examples import Dataset, Examples
 from experiments.data.label_noise import mislabel
 
@@ -28,26 +30,33 @@ def training_split(
 
     Args:
       dataset: what to draw from.
-      protocol: sizes and pixel scaling.
+      protocol: how many.
       split: the split's number, which is also its seed.
       label_noise: fraction of training labels to replace by another class.
     """
-    order = shuffled(dataset, split)
-    train = _scaled(dataset.fetch(order[: protocol.train]), protocol)
-    ends = protocol.train + protocol.validation
-    validation = _scaled(dataset.fetch(order[protocol.train : ends]), protocol)
+    numbers = _drawn(dataset, protocol, split)
+    how = dataset.scaling(numbers.train)
+    train = _scaled(dataset.fetch(numbers.train), how)
+    validation = _scaled(dataset.fetch(numbers.validation), how)
     noisy = mislabel(train.labels, label_noise, dataset.classes, split)
     return TrainingSplit(train._replace(labels=noisy), validation)
 
 
 def draw_test(dataset: Dataset, protocol: Protocol, split: int) -> Examples:
     """The test examples of a split: the official ones, or all that the split left."""
+    numbers = _drawn(dataset, protocol, split)
     if dataset.official_test is not None:
-        return _scaled(dataset.official_test(), protocol)
-    rest = shuffled(dataset, split)[protocol.train + protocol.validation :]
-    return _scaled(dataset.fetch(rest), protocol)
+        raw = dataset.official_test()
+    else:
+        raw = dataset.fetch(numbers.rest)
+    return _scaled(raw, dataset.scaling(numbers.train))
 
 
-def _scaled(examples: Examples, protocol: Protocol) -> Examples:
-    images = (examples.inputs - protocol.shift) / protocol.scale
-    return examples._replace(inputs=images.astype(np.float32))
+def _drawn(dataset: Dataset, protocol: Protocol, split: int) -> Numbers:
+    experiment = protocol.experiment
+    return drawn(dataset, experiment.train_examples, experiment.validation_examples, split)
+
+
+def _scaled(raw: Examples, how: Normalization) -> Examples:
+    examples = memory.compact(raw)
+    return examples._replace(inputs=np.asarray(normalized(how, examples.inputs)))

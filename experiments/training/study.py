@@ -93,7 +93,8 @@ def prepare(
     label_noise: float = 0.0,
 ) -> Study:
     """Builds the model and its measures."""
-    model = pure(protocol.build(dataset.shape, dataset.classes), protocol.keep)
+    build = protocol.experiment.build(dataset.shape, dataset.classes)
+    model = pure(build, protocol.keep)
     measures = evaluator(model, protocol)
     return Study(dataset, protocol, choices, seeds, label_noise, model, measures)
 
@@ -199,7 +200,7 @@ def _show_progress(
     study: Study, validation: Examples, display: Display
 ) -> Callable[[int, PyTree], None]:
     """Moves the display on after every epoch, and looks at the accuracy now and then."""
-    every = max(1, study.protocol.epochs // LOOKS)
+    every = max(1, study.protocol.experiment.epochs // LOOKS)
     epochs = 0
 
     def on_epoch(replicas: int, params: PyTree) -> None:

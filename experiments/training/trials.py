@@ -2,13 +2,13 @@
 
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from experiments.configs.choices import Entry
 from experiments.configs.compare import Protocol
 from experiments.configs.spaces import Interval
 from experiments.training.evaluation import Evaluator
@@ -41,7 +41,7 @@ def best(
     values: dict[str, Float[np.ndarray, " trials"]],
     seeds: int,
     on_epoch: Callable[[int, PyTree], None] = lambda replicas, params: None,
-) -> dict[str, Any]:
+) -> Entry:
     """Trains all trials and returns the entry of the best.
 
     Args:

@@ -66,11 +66,13 @@ class Common(TypedDict, total=False):
 
 
 @overload
-def with_common(factory: Factory) -> Factory: ...
+def with_common(factory: Factory) -> Factory:
+    """As a decorator: of a method without masks of its own."""
 
 
 @overload
-def with_common(*, masks: Collection[str]) -> Callable[[Factory], Factory]: ...
+def with_common(*, masks: Collection[str]) -> Callable[[Factory], Factory]:
+    """Makes the decorator: of a method with masks of its own."""
 
 
 def with_common(
@@ -78,7 +80,12 @@ def with_common(
 ) -> Factory | Callable[[Factory], Factory]:
     """Spells `**common` out in what `help` and editors show of a method.
 
-    `masks` are arguments of its own that may be functions of params.
+    Args:
+      factory: the method; None makes the decorator.
+      masks: names of its own arguments that may be functions of params.
+
+    Returns:
+      The method, or what decorates it.
     """
 
     def spelled(method: Factory) -> Factory:

@@ -1,15 +1,12 @@
 """A small study on the digits."""
 
-from dataclasses import replace
-from functools import partial
-
 import jax
 import pytest
 from hand_chosen import write_choices
 
 from experiments.configs.compare import DIGITS
 from experiments.data import catalogue
-from experiments.models import MLP, pure
+from experiments.models import pure
 
 
 @pytest.hookimpl(wrapper=True)
@@ -29,14 +26,14 @@ def digits():
 
 @pytest.fixture(scope="session")
 def protocol():
-    """A small network, two epochs of two steps."""
-    mlp = partial(MLP, widths=(32,))
-    return replace(DIGITS, model=mlp, train=70, batch_size=33, epochs=2)
+    """Two epochs of two steps."""
+    return DIGITS.changed(train_examples=70, batch_size=33, epochs=2)
 
 
 @pytest.fixture(scope="session")
 def model(digits, protocol):
-    return pure(protocol.build(digits.shape, digits.classes), protocol.keep)
+    build = protocol.experiment.build(digits.shape, digits.classes)
+    return pure(build, protocol.keep)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ def write_choices(folder, splits=(0,), methods=tuple(METHODS), **settings):
         for name in methods
     }
     content = {
+        "version": 1,
         "settings": {"how": "by hand", "protocol": DIGITS.summary(), **settings},
         "splits": {str(split): entries for split in splits},
     }

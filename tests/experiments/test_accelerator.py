@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -16,14 +17,16 @@ from problems import slow_but
 from experiments import accelerator
 from experiments.configs.accelerator import FULL, TOY
 from experiments.costs.accelerator import keep, memory, pieces
+from experiments.costs.accelerator.contents import DEVICE
 from experiments.costs.benchmark import largest
 from experiments.costs.benchmark.contenders import CONTENDERS
 from experiments.costs.benchmark.steps import Carry
 from experiments.costs.benchmark.task import make_task, random_batch
 from experiments.pages import accelerator as page
-from experiments.pages.block import Block
+from experiments.pages.block import Block, Source
 from experiments.processes import budget
 from experiments.shell import cli
+from experiments.shell.formats import Format, Versioned
 from experiments.training import fitting
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +139,11 @@ def check(content):
 def test_what_has_no_time_is_said_and_there_is_no_device_to_measure_on(
     tmp_path, monkeypatch, capsys
 ):
-    found = {"machine": {"backend": "cpu"}, "versions": {}}
+    machine = dict.fromkeys(("cpu", "system", "device"), "one") | {
+        "cores": 2,
+        "backend": "cpu",
+    }
+    found = {"version": DEVICE.version, "machine": machine, "versions": {}}
 
     def within(seconds, work, *args):
         if work is accelerator.look:
@@ -198,7 +205,7 @@ def test_how_much_time_is_left(monkeypatch):
     assert mine.until(0.2) == 0
 
 
-def content(title, **keeps):
+def content(title, **keeps) -> Any:
     """A model's, with (time, memory) by keep."""
     cases = [
         {
@@ -226,16 +233,16 @@ def test_the_fastest_keep_is_recommended_or_the_smallest_of_equals():
     }
     # 0.4, 0.4 and 0.405 are equal.
     assert found["recommended"] == "nothing"
-    said = page.recommendation({"keep": found})
+    said = page.recommendation(found)
     assert said.startswith('The default of keep should be "nothing" here, not "auto": of ')
-    stays = page.recommendation({"keep": found | {"recommended": "auto"}})
+    stays = page.recommendation({**found, "recommended": "auto"})
     assert stays.startswith('The default of keep stays "auto": ')
     slow = content("a", auto=(0.5, 0.1), nothing=(0.4, 0.9), all=(None, 0.1))
     found = keep.decide([slow])
     assert found is not None
     assert (found["recommended"], list(found["keeps"])) == ("nothing", ["auto", "nothing"])
     assert keep.decide([]) is None
-    assert page.recommendation({"keep": None}) == ""
+    assert page.recommendation(None) == ""
 
 
 @pytest.mark.parametrize(("most", "start"), [(37, 8), (5, 64), (64, 64), (1, 4), (0, 4)])
@@ -320,14 +327,14 @@ def test_every_model_takes_a_step_of_k_sam(sizes):
 
 
 def test_a_block_whose_results_are_not_there_yet(tmp_path):
-    source = tmp_path / "results.json"
+    source = Source(Format("results", Versioned, 1, "none"), tmp_path / "results.json")
     block = Block(
         tmp_path / "page.md", "it", (source,), lambda c, folder: "figures", "none"
     )
     assert block.text() == "none"
-    source.write_text(json.dumps({"complete": True}))
+    source.format.write(source.path, {"complete": True})
     assert block.text() == "figures"
-    source.write_text(json.dumps({"complete": False}))
+    source.format.write(source.path, {"complete": False})
     with pytest.raises(cli.UsageError, match="wasn't finished"):
         block.text()
 

@@ -1,6 +1,7 @@
 """What k the gradients recommend before training: the command, and its table."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,8 @@ def test_the_table_has_two_rows_for_a_config():
         "random": [0.2, 0.4, 1.0],
         "recommended": 0.25,
     }
-    first, second = alignments.table_rows({"configs": {"one": entry}})
+    content: Any = {"configs": {"one": entry}}
+    first, second = alignments.table_rows(content)
     assert first == (
         "a model, some data", "3 of 4", "highest loss", "0.12", "0.50", "1.00", "1/4",
     )  # fmt: skip

@@ -13,7 +13,7 @@ from experiments.batchnorm import Setup
 from experiments.data import catalogue
 from experiments.data.examples import Dataset, Examples
 from experiments.models import ResNet
-from experiments.pages import renders
+from experiments.pages import batchnorm as page
 from experiments.shell import cli
 from experiments.training import batchnorm as gradients
 
@@ -112,7 +112,7 @@ def test_the_result_has_mean_and_spread_over_seeds(monkeypatch, tmp_path):
     assert content["command"] == f"{batchnorm.PROG} --data-dir DIR --seeds 2"
     assert (content["batch"], content["chosen"], content["seeds"]) == (6, 2, 2)
     first = content["rows"][0]["cosine_through"]
-    shown = renders.batchnorm(content, "")
+    shown = page.block(content, "")
     assert f"| 0 | {first['mean']:.2f} ± {first['std']:.2f} |" in shown
     assert [row.pop("steps") for row in content["rows"]] == [0, 3]
     for row in content["rows"]:

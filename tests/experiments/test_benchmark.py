@@ -130,7 +130,9 @@ def test_figures(content):
 def test_the_page_shows_the_figures_of_the_results(content):
     (methods,) = (group for group in content["groups"] if group["name"] == "methods")
     (case,) = report.default_cases(methods)[1:]
-    figures = f"{case['time_vs_sgd']['median']:.2f} ({case['operations_vs_sgd']:.2f})"
+    time = case["time_vs_sgd"]
+    assert time is not None
+    figures = f"{time['median']:.2f} ({case['operations_vs_sgd']:.2f})"
     headers, rows = benchmarks.overview([content, content])
     assert content["workload"]["title"] == "MLP 784-512-512-10"
     assert headers == ("time / SGD (operations / SGD)", "MLP", "MLP")
@@ -178,8 +180,8 @@ def test_a_second_run_measures_only_what_it_must(outcome, monkeypatch, capsys):
     ):
         assert run(*again, *other) == 2
         assert "measured again" in capsys.readouterr().err
-    versions = benchmark.files.versions() | {"jax": "0.99"}
-    monkeypatch.setattr(benchmark.files, "versions", lambda: versions)
+    versions = record.files.versions() | {"jax": "0.99"}
+    monkeypatch.setattr(record.files, "versions", lambda: versions)
     assert run(*again) == 2
 
 

@@ -6,26 +6,31 @@ from pathlib import Path
 import pytest
 
 from experiments import figures
-from experiments.pages.block import Block
+from experiments.pages.block import Block, Source
 from experiments.pages.renders import mislabelled
 from experiments.results import records
+from experiments.results.contents import COMPARISON
 from experiments.results.markdown import comparison
 from experiments.shell import cli
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 TEXT = f"# Title\n\nbefore\n\n{BEGIN}\nold figures\n{END}\n\nafter\n"
 SOURCE = Path("results/reference/digits/results.json")
+SETUP = {"methods": ["sgd", "k_sam"], "seeds": 2, "splits": 2, "label_noise": 0.0}
 
 
 def entries(*accuracies):
     return [
         {
+            "split": split,
+            "hyperparameters": {"learning_rate": 0.1},
+            "seconds": 1.0,
             "test_accuracy": accuracy,
             "validation_accuracy": accuracy,
             "train_loss": [0.1, 0.2],
             "sharpness": [0.01, 0.02],
         }
-        for accuracy in accuracies
+        for split, accuracy in enumerate(accuracies)
     ]
 
 
@@ -37,11 +42,12 @@ def project(tmp_path, monkeypatch):
         "k_sam": entries([0.95, 0.95], [0.96, 0.94]),
     }
     content = records.summarised(runs) | {
+        "version": 1,
         "complete": True,
         "command": "python -m experiments.compare --splits 2",
         "date": "2030-01-02",
-        "config": {"label_noise": 0.0},
-        "dataset": {"title": "digits", "train": 384, "test": 897},
+        "config": SETUP,
+        "dataset": {"title": "digits", "train": 384, "validation": 516, "test": 897},
         "protocol": {"model": "MLP 256-256", "epochs": 60},
         "search": "by hand",
         "notes": ["A caveat."],
@@ -53,7 +59,8 @@ def project(tmp_path, monkeypatch):
         "seconds": 150.0,
     }
     time = {"median": 1.25, "lower_quartile": 1.2, "upper_quartile": 1.3}
-    content["methods"]["k_sam"]["cost"] = {"operations_vs_sgd": 0.789, "time_vs_sgd": time}
+    cost = {"operations": 789.0, "milliseconds": 2.5, "operations_vs_sgd": 0.789}
+    content["methods"]["k_sam"]["cost"] = cost | {"time_vs_sgd": time}
     folder = tmp_path / "results" / "reference" / "digits"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(content))
@@ -64,7 +71,8 @@ def project(tmp_path, monkeypatch):
 
 
 def show(monkeypatch, *sources, render=comparison, page="README.md"):
-    block = Block(Path(page), "results", sources, render)
+    found = tuple(Source(COMPARISON, source) for source in sources)
+    block = Block(Path(page), "results", found, render)
     monkeypatch.setattr(figures, "BLOCKS", (block,))
 
 
@@ -121,7 +129,7 @@ def test_a_page_in_a_folder_finds_the_picture(project, monkeypatch):
 
 def test_shares_of_wrong_labels_are_columns(project, monkeypatch):
     clean = json.loads(SOURCE.read_text())
-    noisy = json.loads(SOURCE.read_text()) | {"config": {"label_noise": 0.2}}
+    noisy = json.loads(SOURCE.read_text()) | {"config": {**SETUP, "label_noise": 0.2}}
     del clean["methods"]["k_sam"]
     noisy["methods"]["sgd"]["summary"]["test_accuracy"] |= {"mean": 0.5, "high": 0.51}
     (project / "noisy.json").write_text(json.dumps(noisy))
@@ -141,11 +149,18 @@ def test_mistakes_cost_one_line(project, monkeypatch, capsys):
     show(monkeypatch, Path("nowhere.json"))
     assert run() == 2
     assert "can't read nowhere.json: No such file" in capsys.readouterr().err
-    (project / "half.json").write_text('{"complete": false}')
+    half = json.loads(SOURCE.read_text()) | {"complete": False}
+    (project / "half.json").write_text(json.dumps(half))
     show(monkeypatch, Path("half.json"))
     assert run() == 2
     assert "of a run that wasn't finished" in capsys.readouterr().err
     (project / "other.json").write_text("[]")
     show(monkeypatch, Path("other.json"))
     assert run() == 2
-    assert "is not a file of results" in capsys.readouterr().err
+    assert "is not results of a comparison: it has no names" in capsys.readouterr().err
+    (project / "old.json").write_text("{}")
+    show(monkeypatch, Path("old.json"))
+    assert run() == 2
+    said = capsys.readouterr().err
+    assert "old.json must be results of a comparison in version 1" in said
+    assert said.count("\n") == 1

@@ -11,7 +11,7 @@ import pytest
 from experiments import full_size
 from experiments.configs import rows
 from experiments.pages import large
-from experiments.pages.block import Block
+from experiments.pages.block import Block, Source
 from experiments.processes import sharded
 from experiments.shell import cli
 from experiments.training.harness import programs
@@ -197,11 +197,11 @@ def test_a_small_row_is_compiled_and_counted(tmp_path, capsys):
 
 
 def fake(calls):
-    def count(experiment, mesh):
+    def count(experiment, mesh, about):
         calls.append(experiment.method)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return counted(experiment.method) | {"devices": mesh.size}
+        return counted(experiment.method) | {"of": about}
 
     return count
 
@@ -216,8 +216,12 @@ def counted(method, times=1.0):
         "parameters": 1_250_000,
         "forward_operations": 5e11,
         "operations": times * 24e12,
-        "temporary_bytes": times * 3 * GIB,
-        "state_bytes": GIB / 4,
+        "temporary_bytes": int(times * 3 * GIB),
+        "state_bytes": GIB // 4,
+        "batch_bytes": 8,
+        "argument_bytes": 16,
+        "output_bytes": 16,
+        "alias_bytes": 0,
         "seconds": {"trace": 2.0, "compile": 31.4},
     }
 
@@ -228,7 +232,8 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch, capsys):
     asked = ("--configs", "digits_sgd", "digits_sam")
     assert run(tmp_path, *asked) == 130
     assert list(saved(tmp_path)["configs"]) == ["digits_sgd"]
-    block = Block(Path("x"), "x", (tmp_path / "full_size.json",), large.block)
+    source = Source(large.FULL_SIZE, tmp_path / "full_size.json")
+    block = Block(Path("x"), "x", (source,), large.block)
     with pytest.raises(cli.UsageError, match="wasn't finished"):
         block.text()
     assert run(tmp_path, *asked) == 0
@@ -251,7 +256,7 @@ def test_a_file_of_something_else_is_replaced(text, tmp_path, monkeypatch):
 
 def test_the_table_compares_with_the_baseline():
     of = {"experiment": {"batch_size": 128, "dtype": "float32"}}
-    content = {
+    content: Any = {
         "configs": {
             "digits_sgd": counted("sgd") | {"of": of},
             "digits_sam": counted("sam", 2.0) | {"of": of},

@@ -102,10 +102,10 @@ def test_a_seed_alone_gives_what_it_gave_beside_others(first, tmp_path):
 
 def partial(first, folder, seeds):
     content = read(first / "race.json")
-    about = {name: content[name] for name in ("settings", "laps", "machine")}
+    about = {name: content[name] for name in ("settings", "laps", "machine", "pixels")}
     folder.mkdir(parents=True)
-    text = json.dumps({"about": about, "seeds": content["seeds"][:seeds]})
-    (folder / output.PARTIAL).write_text(text)
+    stopped = {"version": 1, "about": about, "seeds": content["seeds"][:seeds]}
+    (folder / output.PARTIAL).write_text(json.dumps(stopped))
 
 
 def test_it_goes_on_behind_the_last_seed(first, tmp_path, monkeypatch, capsys):
@@ -119,13 +119,18 @@ def test_it_goes_on_behind_the_last_seed(first, tmp_path, monkeypatch, capsys):
     assert now["seeds"][0] == then["seeds"][0]
 
 
-@pytest.mark.parametrize("left", ["other settings", "half a file", "no object"])
+@pytest.mark.parametrize(
+    "left", ["other settings", "other pixels", "half a file", "no object"]
+)
 def test_what_does_not_fit_is_raced_again(first, tmp_path, left):
     partial(first, tmp_path / "digits", 2)
     path = tmp_path / "digits" / output.PARTIAL
+    content = read(path)
     if left == "other settings":
-        content = read(path)
         content["about"]["laps"] = 5
+        path.write_text(json.dumps(content))
+    elif left == "other pixels":
+        assert content["about"].pop("pixels") == "pixel / 16"
         path.write_text(json.dumps(content))
     else:
         path.write_text("[]" if left == "no object" else path.read_text()[:100])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from experiments.results.plots import comparison
 from experiments.shell import cli
 from experiments.shell.cli import RunError
 from experiments.training.harness import costs, grid, tabulated
-from experiments.training.harness.grid import FAILED, Outcome
+from experiments.training.harness.grid import NOTE, Outcome
 from experiments.training.harness.loop import Loop
 
 # All tests read what one grid has left, so they belong into one process.
@@ -238,7 +239,7 @@ def test_a_failed_run_is_shown_and_not_tried_again_unless_told(copy, monkeypatch
     left.mkdir(parents=True)
     assert again(copy, "--retry") == 0
     assert row_of(copy, "SGD")[1] == "2"
-    assert not (run_folder(copy, "sgd", 1) / FAILED).exists()
+    assert not (run_folder(copy, "sgd", 1) / NOTE).exists()
 
 
 @pytest.mark.slow
@@ -278,7 +279,7 @@ def test_being_told_to_stop_and_a_full_disk_end_it(
     said = capsys.readouterr().err
     assert said.startswith(line)
     assert said.count("\n") == 1
-    assert not (run_folder(copy, "sgd", 0) / FAILED).exists()
+    assert not (run_folder(copy, "sgd", 0) / NOTE).exists()
     assert not run_folder(copy, "sgd", 1).exists()
     assert read(copy / "results.json") == before
 
@@ -286,7 +287,7 @@ def test_being_told_to_stop_and_a_full_disk_end_it(
 # What it says.
 
 
-def of_cifar(epochs, source="TFDS"):
+def of_cifar(epochs, source="TFDS") -> Any:
     """A table with published values, and outcomes that nobody trained for."""
     table = TABLES["cifar100_resnet18"]
     rows = [ROWS[name] for name in table.rows if name.endswith(("sgd", "_sam", "_asam"))]
@@ -301,7 +302,7 @@ def of_cifar(epochs, source="TFDS"):
     return records.with_costs(content, costs)
 
 
-def finished(experiment, accuracy, source):
+def finished(experiment, accuracy, source) -> Any:
     last = {"test_accuracy": accuracy, "validation_accuracy": None, "train_loss": 0.1}
     sizes = {"train": 50_000, "validation": 0, "test": 10_000}
     return {

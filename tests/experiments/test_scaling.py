@@ -135,5 +135,6 @@ def test_bad_options_are_told_in_one_line(argv, match):
 
 
 def test_the_picture_is_drawn(tmp_path):
-    pod.draw(pod.compute({"bandwidth": 1e9}, 0.5), tmp_path / "devices.png")
+    computed: Any = pod.compute({"bandwidth": 1e9}, 0.5)
+    pod.draw(computed, tmp_path / "devices.png")
     assert (tmp_path / "devices.png").stat().st_size > 10_000

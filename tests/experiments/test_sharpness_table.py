@@ -14,9 +14,10 @@ import pytest
 from experiments import figures, sharpness
 from experiments.data.examples import Examples
 from experiments.flatness import measures, report, tabulated
+from experiments.flatness.contents import FLATNESS
 from experiments.flatness.measures import LOSS, MEASURES, Value
 from experiments.flatness.solutions import in_batches, replica
-from experiments.pages.block import Block
+from experiments.pages.block import Block, Source
 from experiments.pages.renders import measured
 from experiments.results.output import PARTIAL, RESULTS
 from experiments.shell import cli, files
@@ -34,6 +35,7 @@ def run(*options):
 def entry(accuracy, loss, values):
     return {
         "split": 0,
+        "hyperparameters": {"learning_rate": 0.1},
         "test_accuracy": accuracy,
         "validation_accuracy": accuracy,
         "train_loss": loss,
@@ -150,7 +152,7 @@ def test_the_whole_command(tmp_path, options):
 @pytest.mark.slow
 def test_measures_of_replicas(digits, protocol, model):
     """Against the comparison's own sharpness, and power iteration."""
-    small = replace(protocol, train=64)
+    small = protocol.changed(train_examples=64)
     examples = jax.device_put(training_split(digits, small, 0).train)
     params = model.stacked(jax.random.split(jax.random.key(3), 2))
     judged = evaluator(model, small)
@@ -210,11 +212,12 @@ def table():
         "k_sam": [entry([0.96, 0.94, 0.0], [0.2, 0.1, None], [1e-4, 2e-4, None])],
     }
     return {
+        "version": 1,
         "complete": True,
         "command": "python -m experiments.sharpness",
         "date": "2030-01-02",
-        "config": {"label_noise": 0.0},
-        "dataset": {"title": "digits", "train": 384, "test": 897},
+        "config": {"methods": [*runs], "seeds": 2, "splits": 1, "label_noise": 0.0},
+        "dataset": {"title": "digits", "train": 384, "validation": 516, "test": 897},
         "protocol": {"model": "MLP 256-256", "epochs": 60},
         "search": "by hand",
         "notes": ["A caveat."],
@@ -259,7 +262,8 @@ def test_a_page_has_the_tables(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("results.json").write_text(json.dumps(table))
     Path("page.md").write_text("<!-- sharpness:begin -->\n<!-- sharpness:end -->\n")
-    block = Block(Path("page.md"), "sharpness", (Path("results.json"),), measured)
+    source = Source(FLATNESS, Path("results.json"))
+    block = Block(Path("page.md"), "sharpness", (source,), measured)
     monkeypatch.setattr(figures, "BLOCKS", (block,))
     assert cli.run(figures.main, []) == 0
     text = Path("page.md").read_text()
@@ -280,7 +284,7 @@ def test_cells_without_values(table):
 
 
 def test_batches_have_every_example_once(digits, protocol):
-    examples = training_split(digits, replace(protocol, train=300), 0).train
+    examples = training_split(digits, protocol.changed(train_examples=300), 0).train
     batches = in_batches(examples)
     assert [batch.number for batch in batches] == [128, 128, 44]
     together = np.concatenate([batch.labels for batch in batches])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import jax
@@ -254,10 +255,19 @@ def test_the_result_has_the_command_and_no_folders():
     ("name", "content", "said"),
     [
         ("checkpoints", "a file", "can't write to "),
-        ("config.json", "{", "can't be read"),
-        ("config.json", '{"experiment": 3}', "has no experiment's settings"),
-        ("result.json", "{}", "can't be read (no 'last' in it)"),
-        ("result.json", '{"last": {}, "experiment": {"epochs": 7}}', "has a run with --"),
+        ("config.json", "{", "is not the settings of a run: it isn't JSON"),
+        (
+            "config.json",
+            '{"version": 1, "name": "a", "experiment": 3}',
+            "is not the settings of a run: experiment must be dict; got 3",
+        ),
+        (
+            "config.json",
+            '{"version": 1, "name": "a", "experiment": {"epochs": 7}}',
+            "has a run with --",
+        ),
+        ("result.json", "{}", "must be the result of a run in version 1"),
+        ("result.json", '{"version": 1}', "is not the result of a run: it lacks best"),
         ("metrics.jsonl", '{"kind": "evaluation"}\n', "isn't a record"),
     ],
 )
@@ -267,6 +277,13 @@ def test_an_odd_file_costs_one_line(tmp_path, name, content, said):
     runs.assert_one_line(found, 2)
     assert said in found.err
     assert (tmp_path / name).read_text() == content
+
+
+def test_the_result_of_another_run_costs_one_line(tmp_path):
+    shutil.copy(runs.whole() / "result.json", tmp_path)
+    found = runs.run(tmp_path, command=SGD)
+    runs.assert_one_line(found, 2)
+    assert "has a run with --" in found.err
 
 
 def test_a_lock_that_cannot_be_had_costs_one_line(tmp_path):

@@ -1,19 +1,18 @@
 """Which `keep` to have by default, by what was measured."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from experiments.costs.accelerator.contents import Decision, Means
 from experiments.costs.benchmark.contenders import DEFAULT_KEEP
-
-Content = Mapping[str, Any]
+from experiments.costs.benchmark.contents import Measured
 
 # Times that are so near to the least one are as good.
 EQUAL = 1.03
 METHOD = "k_sam"
 
 
-def decide(contents: Sequence[Content]) -> dict[str, Any] | None:
+def decide(contents: Sequence[Measured]) -> Decision | None:
     """The `keep` whose time is least over all models, or of equals the least memory.
 
     Args:
@@ -29,10 +28,10 @@ def decide(contents: Sequence[Content]) -> dict[str, Any] | None:
         return None
     # Those that each model has: a mean over some models would say something else.
     known = set.intersection(*(set(found) for found in by_model.values()))
-    means = {
+    means: dict[str, Means] = {
         keep: {
-            name: _mean(found[keep][name] for found in by_model.values())
-            for name in ("time", "memory")
+            "time": _mean(found[keep]["time"] for found in by_model.values()),
+            "memory": _mean(found[keep]["memory"] for found in by_model.values()),
         }
         for keep in next(iter(by_model.values()))
         if keep in known
@@ -49,7 +48,7 @@ def decide(contents: Sequence[Content]) -> dict[str, Any] | None:
     }
 
 
-def _by_keep(content: Content) -> dict[str, dict[str, float]]:
+def _by_keep(content: Measured) -> dict[str, Means]:
     return {
         case["keep"]: {
             "time": case["time_vs_sgd"]["median"],

@@ -11,10 +11,10 @@ import jax
 
 from experiments.configs.accelerator import Sizes
 from experiments.configs.benchmark import Workload
+from experiments.costs.accelerator.contents import LARGEST
 from experiments.costs.benchmark import largest, record
 from experiments.costs.benchmark.programs import Model, Program, or_too_large
 from experiments.costs.benchmark.task import make_task
-from experiments.shell import files
 
 MIB = 2**20
 
@@ -27,13 +27,13 @@ def find_all(
     (workload,) = (each for each in sizes.workloads if each.name == sizes.largest)
     limit = _limit(limit_mib)
     about = _about(workload, sizes, limit)
-    content = record.read(path) or {}
+    content: dict[str, Any] = {**(LARGEST.kept(path) or {})}
     if not about.items() <= content.items():
         content = about | {"date": datetime.date.today().isoformat(), "largest_batch": {}}
     for label in largest.TRIED:
         if label not in content["largest_batch"]:
             content["largest_batch"][label] = _of(label, workload, sizes.dtype, limit)
-            files.write_json(path, content)
+            LARGEST.write(path, content)
         say(f"{label}: batch {content['largest_batch'][label]:,}")
     return 0
 

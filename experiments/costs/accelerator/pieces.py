@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -11,13 +11,15 @@ import jax
 
 from experiments.configs.accelerator import Sizes
 from experiments.configs.benchmark import Workload
+from experiments.costs.accelerator import contents
+from experiments.costs.accelerator.contents import PIECE
 from experiments.costs.benchmark import record
 from experiments.costs.benchmark.contenders import CONTENDERS, DEFAULT_KEEP, KEEPS
+from experiments.costs.benchmark.contents import Step, Steps
 from experiments.costs.benchmark.measurement import measure
 from experiments.costs.benchmark.plan import Group, on_own_batch
 from experiments.costs.benchmark.programs import Model
 from experiments.costs.benchmark.task import make_task
-from experiments.shell import files
 
 Content = dict[str, Any]
 
@@ -82,7 +84,7 @@ def _about(piece: Piece, sizes: Sizes) -> Content:
 
 def done(piece: Piece, sizes: Sizes, folder: Path) -> bool:
     """Whether it has been measured by this state of the library, on this machine."""
-    earlier = record.read(piece.path(folder))
+    earlier = PIECE.kept(piece.path(folder))
     return earlier is not None and _about(piece, sizes).items() <= earlier.items()
 
 
@@ -100,14 +102,14 @@ def _measure(piece: Piece, sizes: Sizes, folder: Path) -> None:
         "parameters": model.parameters,
         "groups": found,
     }
-    files.write_json(piece.path(folder), content)
+    PIECE.write(piece.path(folder), content)
 
 
-def joined(sizes: Sizes, folder: Path) -> list[Content]:
+def joined(sizes: Sizes, folder: Path) -> list[contents.Piece]:
     """Of each model that has any piece, all of them as one content."""
-    parts: dict[str, list[Content]] = {}
+    parts: dict[str, list[contents.Piece]] = {}
     for piece in pieces(sizes):
-        content = record.read(piece.path(folder))
+        content = PIECE.kept(piece.path(folder))
         if content is not None:
             parts.setdefault(piece.workload.name, []).append(content)
     # In the order of the models, whichever was measured first.
@@ -115,11 +117,11 @@ def joined(sizes: Sizes, folder: Path) -> list[Content]:
     return [_joined(parts[name]) for name in names if name in parts]
 
 
-def _joined(parts: list[Content]) -> Content:
-    cases: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+def _joined(parts: list[contents.Piece]) -> contents.Piece:
+    cases: dict[tuple[Any, ...], Step] = {}
     for part in parts:
         for case in part["groups"][0]["cases"]:
             key = case["method"], case["share"], case["keep"], case["batch"]
             cases.setdefault(key, case)
-    group = {**parts[0]["groups"][0], "cases": list(cases.values())}
+    group: Steps = {**parts[0]["groups"][0], "cases": list(cases.values())}
     return {**parts[0], "groups": [group]}

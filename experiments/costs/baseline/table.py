@@ -1,14 +1,12 @@
 """Two builds beside each other, as tables for the terminal."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 
 from experiments.costs.baseline.builds import BASELINE, NEW
+from experiments.costs.baseline.contents import Beside, Pair
 from experiments.costs.benchmark import report
-
-Content = Mapping[str, Any]
 
 FIRST = ("method", "share", "keep")
 NEW_TO_BASELINE = (*FIRST, "ms", "time", "oper.", "memory", "trace and compile")
@@ -22,7 +20,7 @@ NOTES = (
 )
 
 
-def show(content: Content, console: Console) -> None:
+def show(content: Beside, console: Console) -> None:
     """Prints the tables of one model."""
     console.print(f"\n[bold]{title(content)}[/bold]", highlight=False)
     for name, headers, row in (
@@ -33,7 +31,7 @@ def show(content: Content, console: Console) -> None:
         console.print(report.table(name, headers, rows))
 
 
-def title(content: Content) -> str:
+def title(content: Beside) -> str:
     """The model and the two commits."""
     builds = content["builds"]
     return (
@@ -46,11 +44,11 @@ def _dirty(commit: str) -> str:
     return " with changes" if commit.endswith("-dirty") else ""
 
 
-def _first(case: Content) -> tuple[str, ...]:
+def _first(case: Pair) -> tuple[str, ...]:
     return case["label"], report.share_in_words(case), case["keep"] or ""
 
 
-def _to_baseline(case: Content) -> tuple[str, ...]:
+def _to_baseline(case: Pair) -> tuple[str, ...]:
     seconds = case[NEW]["seconds"]
     return (
         report.number(seconds and 1e3 * seconds["median"], ".3g"),
@@ -61,12 +59,12 @@ def _to_baseline(case: Content) -> tuple[str, ...]:
     )
 
 
-def _to_sgd(case: Content) -> tuple[str, ...]:
+def _to_sgd(case: Pair) -> tuple[str, ...]:
     names = ("time_vs_sgd", "temporary_vs_sgd", "compile_vs_sgd")
     return tuple(_both(case, name) for name in names)
 
 
-def _both(case: Content, name: str) -> str:
+def _both(case: Pair, name: str) -> str:
     found = (case[build][name] for build in (NEW, BASELINE))
     values = (each["median"] if isinstance(each, Mapping) else each for each in found)
     return ", ".join(report.number(value, ".2f") for value in values)

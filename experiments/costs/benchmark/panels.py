@@ -1,6 +1,6 @@
 """What both pictures of the benchmark have in common: panels, legend, titles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-Content = Mapping[str, Any]
+from experiments.costs.benchmark.contents import Benchmark
 
 TEXT, GRID = "#222222", "#E5E5E5"
 WIDE = 3
@@ -66,7 +66,7 @@ def legend(figure: Figure, number: int, handles: list[Line2D]) -> None:
     )
 
 
-def write_titles(figure: Figure, title: str, about: str, content: Content) -> None:
+def write_titles(figure: Figure, title: str, about: str, content: Benchmark) -> None:
     """What is shown, and on what machine it was measured."""
     machine, settings = content["machine"], content["settings"]
     where = (

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -10,9 +9,8 @@ from matplotlib.ticker import FuncFormatter
 
 from experiments.costs.benchmark import panels, report
 from experiments.costs.benchmark.contenders import CONTENDERS
+from experiments.costs.benchmark.contents import Benchmark, Step
 from experiments.methods import METHODS
-
-Content = Mapping[str, Any]
 
 # In the picture against k; ESAM's and random-subset SAM's shares mean something else.
 BY_K = {
@@ -24,7 +22,7 @@ BY_BATCH = {"sgd": "s", "sam": "o", "k_sam": "D"}
 GREY = "#666666"
 
 
-def ratio_against_k(contents: Sequence[Content], path: Path) -> bool:
+def ratio_against_k(contents: Sequence[Benchmark], path: Path) -> bool:
     """One panel per model: predicted ratios as lines, measured ones as points.
 
     Args:
@@ -54,7 +52,7 @@ def ratio_against_k(contents: Sequence[Content], path: Path) -> bool:
     return True
 
 
-def memory_against_batch(contents: Sequence[Content], path: Path) -> bool:
+def memory_against_batch(contents: Sequence[Benchmark], path: Path) -> bool:
     """One panel per model: temporary memory of SGD's, SAM's and K-SAM's steps.
 
     Args:
@@ -86,13 +84,13 @@ def memory_against_batch(contents: Sequence[Content], path: Path) -> bool:
     return True
 
 
-def _swept(content: Content) -> dict[str, list[Content]]:
+def _swept(content: Benchmark) -> dict[str, dict[float, Step]]:
     """The cases of each method of BY_K that was measured with several shares."""
     found = report.swept_cases(report.groups(content, "methods")[0])
     return {name: found[name] for name in BY_K if name in found}
 
 
-def _draw_ratios(axes: Axes, content: Content) -> None:
+def _draw_ratios(axes: Axes, content: Benchmark) -> None:
     swept = _swept(content)
     axes.axhline(1, color=panels.TEXT, lw=1.8, zorder=2)
     best = _best_sub_batch(content)
@@ -100,7 +98,7 @@ def _draw_ratios(axes: Axes, content: Content) -> None:
         axes.axhline(best, color=GREY, lw=1.4, ls=(0, (1, 1.5)), zorder=2)
     for i, (name, cases) in enumerate(swept.items()):
         _draw_method(axes, name, cases, 0.016 * (i - (len(swept) - 1) / 2))
-    shares = sorted({case["share"] for cases in swept.values() for case in cases})
+    shares = sorted({share for cases in swept.values() for share in cases})
     axes.set_xlim(0.0, 1.06)
     panels.label_x(axes, shares, report.fraction)
     axes.set_xlabel("k", fontsize=13)
@@ -109,17 +107,20 @@ def _draw_ratios(axes: Axes, content: Content) -> None:
     panels.frame(axes, f"{workload['title']}, batch {workload['batch_size']}")
 
 
-def _draw_method(axes: Axes, name: str, cases: Sequence[Content], shift: float) -> None:
+def _draw_method(axes: Axes, name: str, cases: Mapping[float, Step], shift: float) -> None:
     """Draws predictions, and measurements moved aside so that none covers another."""
     marker, style = BY_K[name]
     colour = CONTENDERS[name].cost.colour
-    shares = [case["share"] for case in cases]
-    predicted = [case["predicted_vs_sgd"] for case in cases]
-    axes.plot(shares, predicted, style, color=colour, lw=1.6, alpha=0.75, zorder=3)
-    timed = [case for case in cases if case["time_vs_sgd"] is not None]
-    spreads = [case["time_vs_sgd"] for case in timed]
+    predicted = [case["predicted_vs_sgd"] for case in cases.values()]
+    axes.plot(list(cases), predicted, style, color=colour, lw=1.6, alpha=0.75, zorder=3)
+    timed = {
+        share: spread
+        for share, case in cases.items()
+        if (spread := case["time_vs_sgd"]) is not None
+    }
+    spreads = timed.values()
     axes.errorbar(
-        [case["share"] + shift for case in timed],
+        [share + shift for share in timed],
         [s["median"] for s in spreads],
         yerr=[
             [s["median"] - s["lower_quartile"] for s in spreads],
@@ -137,24 +138,24 @@ def _draw_method(axes: Axes, name: str, cases: Sequence[Content], shift: float) 
     )
 
 
-def _best_sub_batch(content: Content) -> float | None:
+def _best_sub_batch(content: Benchmark) -> float | None:
     """SGD's time at its best sub-batch, as a fraction of that at the whole batch."""
     group = report.groups(content, "methods")[0]
     sgd = report.default_cases(group)[0]["time_vs_best_sub_batch"]
     return None if sgd is None else 1 / sgd["median"]
 
 
-def _draw_memory(axes: Axes, content: Content) -> None:
+def _draw_memory(axes: Axes, content: Benchmark) -> None:
     (group,) = report.groups(content, "memory")
     for name, marker in BY_BATCH.items():
-        cases = [
-            case
+        megabytes = {
+            case["batch"]: found / 1e6
             for case in group["cases"]
-            if case["method"] == name and case["temporary_bytes"]
-        ]
+            if case["method"] == name and (found := case["temporary_bytes"])
+        }
         axes.plot(
-            [case["batch"] for case in cases],
-            [case["temporary_bytes"] / 1e6 for case in cases],
+            list(megabytes),
+            list(megabytes.values()),
             color=CONTENDERS[name].cost.colour,
             marker=marker,
             markersize=8,

@@ -1,7 +1,6 @@
 """A model's results on disk, and what they depend on."""
 
 import hashlib
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -50,12 +49,3 @@ def sources() -> list[Path]:
 def path(folder: Path, model: str) -> Path:
     """Where a model's results are kept."""
     return folder / f"{model}.json"
-
-
-def read(path: Path) -> dict[str, Any] | None:
-    """An earlier run's content; None if there is none, or if it isn't one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

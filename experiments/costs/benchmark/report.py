@@ -1,16 +1,14 @@
 """A model's measurements as tables, from the content of its JSON."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from experiments.costs.benchmark.contenders import CONTENDERS, DEFAULT_KEEP
-
-Content = Mapping[str, Any]
+from experiments.costs.benchmark.contents import About, Case, Measured, Spread, Step, Steps
 
 NOTES = (
     "time / SGD: against SGD's step on the same batch, in the same rounds; the median of "
@@ -23,7 +21,7 @@ NOTES = (
 )
 
 
-def show(content: Content, console: Console) -> None:
+def show(content: Measured, console: Console) -> None:
     """Prints the tables of one model."""
     console.print(f"\n[bold]{title(content)}[/bold]", highlight=False)
     for name, headers, rows in tables(content):
@@ -33,7 +31,7 @@ def show(content: Content, console: Console) -> None:
         console.print(f"too little memory: {case}", style="yellow", highlight=False)
 
 
-def title(content: Content) -> str:
+def title(content: About) -> str:
     """The model, its size, the batch and the type of the computation."""
     workload, settings = content["workload"], content["settings"]
     return (
@@ -42,7 +40,7 @@ def title(content: Content) -> str:
     )
 
 
-def tables(content: Content) -> list[tuple[str, Sequence[str], list[tuple[str, ...]]]]:
+def tables(content: Measured) -> list[tuple[str, Sequence[str], list[tuple[str, ...]]]]:
     """Title, headers and rows of each table; no rows where nothing was measured."""
     group = groups(content, "methods")[0]
     best = group.get("best_sub_batch")
@@ -52,9 +50,9 @@ def tables(content: Content) -> list[tuple[str, Sequence[str], list[tuple[str, .
         *("\nms", "time\n/ SGD", reference, "pre-\ndicted", "oper.\n/ SGD"),
         *("\nMB", "memory\n/ SGD", "com-\npile s"),
     )
-    keeps = [c for c in at_default_share(group) if c["keep"] is not None]
-    keeps.sort(key=lambda case: case["method"])
-    several = keeps if len({case["keep"] for case in keeps}) > 1 else []
+    keeps = [(c["keep"], c) for c in at_default_share(group) if c["keep"] is not None]
+    keeps.sort(key=lambda pair: pair[1]["method"])
+    several = keeps if len({keep for keep, _ in keeps}) > 1 else []
     shares, share_rows = _shares(group)
     sizes, size_rows = _sizes(content, "batch", _time)
     memories, memory_rows = _sizes(content, "memory", _megabytes)
@@ -63,7 +61,7 @@ def tables(content: Content) -> list[tuple[str, Sequence[str], list[tuple[str, .
         (
             "What to keep of the forward pass",
             (*first, "keep", *costs),
-            [_row(case, case["keep"]) for case in several],
+            [_row(case, keep) for keep, case in several],
         ),
         (
             "Time / SGD (predicted) by share of the examples",
@@ -75,12 +73,12 @@ def tables(content: Content) -> list[tuple[str, Sequence[str], list[tuple[str, .
     ]
 
 
-def groups(content: Content, name: str) -> list[Content]:
+def groups(content: Measured, name: str) -> list[Steps]:
     """The groups of that name."""
     return [group for group in content["groups"] if group["name"] == name]
 
 
-def at_default_share(group: Content) -> list[Content]:
+def at_default_share(group: Steps) -> list[Step]:
     """A group's cases on its own batch size with each method's first share."""
     return [
         case
@@ -90,25 +88,23 @@ def at_default_share(group: Content) -> list[Content]:
     ]
 
 
-def default_cases(group: Content) -> list[Content]:
+def default_cases(group: Steps) -> list[Step]:
     """One case for each method."""
     return [c for c in at_default_share(group) if c["keep"] in (None, DEFAULT_KEEP)]
 
 
-def swept_cases(group: Content) -> dict[str, list[Content]]:
+def swept_cases(group: Steps) -> dict[str, dict[float, Step]]:
     """For each method that was measured with several shares, its cases by share."""
-    found: dict[str, list[Content]] = {}
+    found: dict[str, dict[float, Step]] = {}
     for case in group["cases"]:
         if case["share"] is not None and case["keep"] in (None, DEFAULT_KEEP):
-            found.setdefault(case["method"], []).append(case)
+            found.setdefault(case["method"], {})[case["share"]] = case
     return {
-        name: sorted(cases, key=lambda case: case["share"])
-        for name, cases in found.items()
-        if len(cases) > 1
+        name: dict(sorted(cases.items())) for name, cases in found.items() if len(cases) > 1
     }
 
 
-def too_large(content: Content) -> list[str]:
+def too_large(content: Measured) -> list[str]:
     """What there was too little memory for, in words."""
     return [
         f"{case['label']}, batch {case['batch']}"
@@ -119,7 +115,7 @@ def too_large(content: Content) -> list[str]:
     ]
 
 
-def share_in_words(case: Content) -> str:
+def share_in_words(case: Case) -> str:
     """Such as "k = 1/4"; "" for a method without a share."""
     if case["share"] is None:
         return ""
@@ -132,7 +128,7 @@ def fraction(share: float) -> str:
     return str(Fraction(share).limit_denominator(1000))
 
 
-def _row(case: Content, *more: str) -> tuple[str, ...]:
+def _row(case: Step, *more: str) -> tuple[str, ...]:
     seconds = case["seconds"]
     return (
         case["label"],
@@ -140,7 +136,7 @@ def _row(case: Content, *more: str) -> tuple[str, ...]:
         *more,
         number(seconds and 1e3 * seconds["median"], ".3g"),
         ratio(case["time_vs_sgd"]),
-        number((case["time_vs_best_sub_batch"] or {}).get("median"), ".2f"),
+        _median(case["time_vs_best_sub_batch"]),
         f"{case['predicted_vs_sgd']:.2f}",
         number(case["operations_vs_sgd"], ".2f"),
         _megabytes(case),
@@ -149,21 +145,22 @@ def _row(case: Content, *more: str) -> tuple[str, ...]:
     )
 
 
-def _shares(group: Content) -> tuple[list[str], list[tuple[str, ...]]]:
+def _shares(group: Steps) -> tuple[list[str], list[tuple[str, ...]]]:
     swept = swept_cases(group)
-    shares = sorted({case["share"] for cases in swept.values() for case in cases})
+    shares = sorted({share for cases in swept.values() for share in cases})
     rows: list[tuple[str, ...]] = []
     for cases in swept.values():
         cells = {
-            case["share"]: f"{_time(case)} ({case['predicted_vs_sgd']:.2f})"
-            for case in cases
+            share: f"{_time(case)} ({case['predicted_vs_sgd']:.2f})"
+            for share, case in cases.items()
         }
-        rows.append((cases[0]["label"], *(cells.get(share, "") for share in shares)))
+        label = next(iter(cases.values()))["label"]
+        rows.append((label, *(cells.get(share, "") for share in shares)))
     return [fraction(share) for share in shares], rows
 
 
 def _sizes(
-    content: Content, name: str, cell: Callable[[Content], str]
+    content: Measured, name: str, cell: Callable[[Step], str]
 ) -> tuple[list[str], list[tuple[str, ...]]]:
     """Methods by batch size; the methods' own batch size is among the sizes."""
     found = groups(content, name)
@@ -178,11 +175,15 @@ def _sizes(
     return [str(size) for size in sizes], rows
 
 
-def _time(case: Content) -> str:
-    return number((case["time_vs_sgd"] or {}).get("median"), ".2f")
+def _time(case: Step) -> str:
+    return _median(case["time_vs_sgd"])
 
 
-def ratio(values: Mapping[str, float] | None) -> str:
+def _median(values: Spread | None) -> str:
+    return number(values and values["median"], ".2f")
+
+
+def ratio(values: Spread | None) -> str:
     """Median and quartiles."""
     if values is None:
         return "n/a"
@@ -190,7 +191,7 @@ def ratio(values: Mapping[str, float] | None) -> str:
     return f"{values['median']:.2f} {quartiles}"
 
 
-def _megabytes(case: Content) -> str:
+def _megabytes(case: Step) -> str:
     found = case["temporary_bytes"]
     return "n/a" if found is None else f"{found / 1e6:.{0 if found >= 1e7 else 1}f}"
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.costs.devices import formulas
+from experiments.costs.devices.contents import ClusterTimes, Computed, Seconds
 from experiments.costs.devices.formulas import Cluster, Model
 from experiments.costs.devices.spread import APART
 from experiments.methods import METHODS, without_share
@@ -117,7 +118,7 @@ def _seconds(cluster: Cluster, overlap: float) -> dict[str, Any]:
     return found
 
 
-def draw(computed: Mapping[str, Any], path: Path) -> None:
+def draw(computed: Computed, path: Path) -> None:
     """One panel per cluster: a step's time against SGD's on as many devices."""
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
@@ -133,9 +134,7 @@ def draw(computed: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _draw_cluster(
-    axes: Axes, computed: Mapping[str, Any], cluster: Mapping[str, Any]
-) -> None:
+def _draw_cluster(axes: Axes, computed: Computed, cluster: ClusterTimes) -> None:
     sgd = cluster["methods"]["sgd"]["step_seconds"]
     for name, line in LINES.items():
         seconds = cluster["methods"][name]["step_seconds"]
@@ -152,9 +151,7 @@ def _draw_cluster(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _mark_waiting(
-    axes: Axes, devices: Sequence[int], sgd: Mapping[str, Sequence[float]]
-) -> None:
+def _mark_waiting(axes: Axes, devices: Sequence[int], sgd: Seconds) -> None:
     """Grey, where SGD spends most of its step waiting."""
     pairs = zip(sgd["step_seconds"], sgd["waiting_seconds"], strict=True)
     most = [n for n, (step, waits) in zip(devices, pairs, strict=True) if waits > step / 2]

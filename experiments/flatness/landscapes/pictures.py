@@ -1,24 +1,23 @@
 """The content of landscape.json as pictures, those that there are numbers for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.flatness.landscapes import measured
+from experiments.flatness.landscapes.contents import Density, Landscape, Solution
 from experiments.judging.rise import RADIUS
 from experiments.methods import METHODS
 from experiments.results import plots
 from ksam_jax.sharpness import Spectrum
 
-Content = Mapping[str, Any]
-
 # Points of a spectrum's curve; and how wide each eigenvalue's bell is, in parts of all.
 FINE, SMOOTHED = 600, 0.01
 
 
-def draw(content: Content, folder: Path) -> list[Path]:
+def draw(content: Landscape, folder: Path) -> list[Path]:
     """Draws all that was measured, and returns what was written."""
     return [
         path
@@ -27,13 +26,13 @@ def draw(content: Content, folder: Path) -> list[Path]:
     ]
 
 
-def _slice(content: Content, path: Path) -> bool:
-    runs = _with(content, "slice")
-    if not runs:
+def _slice(content: Landscape, path: Path) -> bool:
+    found = [(run, run["slice"]) for run in content["runs"] if "slice" in run]
+    if not found:
         return False
     curves = []
-    for run in runs:
-        at, losses = run["slice"]["at"], run["slice"]["losses"]
+    for run, part in found:
+        at, losses = _array(part["at"]), _array(part["losses"])
         bands = losses.min(axis=0), losses.max(axis=0)
         curves.append(_curve(run, at, losses.mean(axis=0), *bands))
     note = (
@@ -45,13 +44,13 @@ def _slice(content: Content, path: Path) -> bool:
     return True
 
 
-def _surface(content: Content, path: Path) -> bool:
-    runs = _with(content, "surface")
-    if not runs:
+def _surface(content: Landscape, path: Path) -> bool:
+    found = [(run, run["surface"]) for run in content["runs"] if "surface" in run]
+    if not found:
         return False
-    names = ("at", "losses")
     surfaces = [
-        plots.Surface(run["label"], *map(run["surface"].get, names)) for run in runs
+        plots.Surface(run["label"], _array(part["at"]), _array(part["losses"]))
+        for run, part in found
     ]
     note = (
         f"{_about(content)}.\nTwo Gaussian directions, filter-normalized (Li et al. 2018), "
@@ -61,7 +60,7 @@ def _surface(content: Content, path: Path) -> bool:
     return True
 
 
-def _plane(content: Content, path: Path) -> bool:
+def _plane(content: Landscape, path: Path) -> bool:
     plane = content.get("plane")
     if plane is None:
         return False
@@ -76,17 +75,16 @@ def _plane(content: Content, path: Path) -> bool:
             "\nBatchNorm's statistics are interpolated like weights; white: a variance "
             "would be negative."
         )
-    plots.loss_plane(solutions, plane["xs"], plane["ys"], plane["losses"], path, note=note)
+    xs, ys, losses = map(_array, (plane["xs"], plane["ys"], plane["losses"]))
+    plots.loss_plane(solutions, xs, ys, losses, path, note=note)
     return True
 
 
-def _sharpness(content: Content, path: Path) -> bool:
-    runs = _with(content, "sharpness")
-    if not runs:
+def _sharpness(content: Landscape, path: Path) -> bool:
+    found = [(run, run["sharpness"]) for run in content["runs"] if "sharpness" in run]
+    if not found:
         return False
-    curves = [
-        _curve(run, run["sharpness"]["epochs"], run["sharpness"]["values"]) for run in runs
-    ]
+    curves = [_curve(run, part["epochs"], part["values"]) for run, part in found]
     note = (
         f"{content['title']}.\nRise of the mean training loss at distance {RADIUS:g} along "
         f"its gradient, the same measure for every method, whatever radius it trains with."
@@ -95,19 +93,20 @@ def _sharpness(content: Content, path: Path) -> bool:
     return True
 
 
-def _spectrum(content: Content, path: Path) -> bool:
-    runs = sorted(_with(content, "spectrum"), key=_largest, reverse=True)
-    if not runs:
+def _spectrum(content: Landscape, path: Path) -> bool:
+    found = [(run, run["spectrum"]) for run in content["runs"] if "spectrum" in run]
+    found.sort(key=lambda pair: _largest(pair[1]), reverse=True)
+    if not found:
         return False
-    nodes = np.concatenate([run["spectrum"]["nodes"].ravel() for run in runs])
+    nodes = np.concatenate([_array(part["nodes"]).ravel() for _, part in found])
     low, high = nodes.min(), nodes.max()
     width = SMOOTHED * (high - low)
     # To where the bell around the last one has fallen by its picture's height.
     at = np.linspace(low - 5 * width, high + 5 * width, FINE)
     curves = []
-    for run in runs:
-        curve = _curve(run, at, *_densities(run["spectrum"], at, width))
-        named = f"{run['label']}\nlargest: {_largest(run):.2g}"
+    for run, part in found:
+        curve = _curve(run, at, *_densities(part, at, width))
+        named = f"{run['label']}\nlargest: {_largest(part):.2g}"
         curves.append(curve._replace(label=named))
     note = (
         f"{_about(content)}.\nStochastic Lanczos quadrature, {measured.LANCZOS_STEPS} "
@@ -118,43 +117,51 @@ def _spectrum(content: Content, path: Path) -> bool:
     return True
 
 
-def _largest(run: Content) -> float:
+def _largest(spectrum: Density) -> float:
     """The largest eigenvalue that Lanczos has found."""
-    return float(run["spectrum"]["nodes"].max())
+    return float(_array(spectrum["nodes"]).max())
 
 
 def _densities(
-    spectrum: Content, at: np.ndarray, width: float
+    spectrum: Density, at: np.ndarray, width: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, lowest and highest over probes."""
+    probes = _array(spectrum["nodes"]), _array(spectrum["weights"])
     each = np.stack(
         [
             Spectrum(nodes[None], weights[None]).density(at, width)
-            for nodes, weights in zip(spectrum["nodes"], spectrum["weights"], strict=True)
+            for nodes, weights in zip(*probes, strict=True)
         ]
     )
     return each.mean(axis=0), each.min(axis=0), each.max(axis=0)
 
 
-def _alignment(content: Content, path: Path) -> bool:
-    runs = _with(content, "alignment")
-    if not runs:
+def _alignment(content: Landscape, path: Path) -> bool:
+    found = [(run, run["alignment"]) for run in content["runs"] if "alignment" in run]
+    if not found:
         return False
-    names = ("ks", "cosines", "random", "recommended", "least")
     solutions = [
-        plots.Aligned(run["label"], *map(run["alignment"].get, names)) for run in runs
+        plots.Aligned(
+            run["label"],
+            part["ks"],
+            _array(part["cosines"]),
+            _array(part["random"]),
+            part["recommended"],
+            part["least"],
+        )
+        for run, part in found
     ]
-    found = runs[0]["alignment"]
+    _, first = found[0]
     note = (
-        f"{_about(content)}; batches of {found['batch_size']}.\nLines: median over "
-        f"{len(found['cosines'])} batches, bands: 10% to 90%. Dotted and bold: the "
-        f"smallest k with a mean cosine of at least {found['least']:g}."
+        f"{_about(content)}; batches of {first['batch_size']}.\nLines: median over "
+        f"{len(first['cosines'])} batches, bands: 10% to 90%. Dotted and bold: the "
+        f"smallest k with a mean cosine of at least {first['least']:g}."
     )
     plots.alignment(solutions, path, note=note)
     return True
 
 
-PICTURES: dict[str, Callable[[Content, Path], bool]] = {
+PICTURES: dict[str, Callable[[Landscape, Path], bool]] = {
     "slice": _slice,
     "surface": _surface,
     "plane": _plane,
@@ -164,23 +171,24 @@ PICTURES: dict[str, Callable[[Content, Path], bool]] = {
 }
 
 
-def _with(content: Content, part: str) -> list[Content]:
-    return [run for run in content["runs"] if part in run]
+def _array(values: Any) -> np.ndarray:
+    """Of JSON; what isn't finite is None there."""
+    return np.array(values, np.float64)
 
 
-def _look(run: Content) -> tuple[str, str]:
+def _look(run: Solution) -> tuple[str, str]:
     method = METHODS[run["experiment"]["method"]]
     return method.colour, method.marker
 
 
-def _curve(run: Content, at: Any, *values: Any) -> plots.Curve:
+def _curve(run: Solution, at: Any, *values: Any) -> plots.Curve:
     return plots.Curve(run["label"], *_look(run), np.asarray(at), *map(np.asarray, values))
 
 
-def _about(content: Content) -> str:
+def _about(content: Landscape) -> str:
     return f"{content['title']}; loss of {content['examples']:,} training examples"
 
 
-def _kept(content: Content) -> str:
+def _kept(content: Landscape) -> str:
     """What becomes of statistics on the way, if there are any."""
     return "; BatchNorm's statistics are the solution's" * content["has_statistics"]

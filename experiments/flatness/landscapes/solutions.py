@@ -25,6 +25,7 @@ from experiments.models.pure import Variables
 from experiments.shell.cli import UsageError
 from experiments.training.harness import folder, job, metrics
 from experiments.training.harness.checkpoints import Checkpoints, Restored
+from experiments.training.harness.contents import CONFIG
 from experiments.training.harness.job import Job
 
 # Settings without which losses of two runs can't be compared.
@@ -152,7 +153,7 @@ def _about(where: Path) -> tuple[str, Experiment]:
             f"--run {where} has no {folder.CONFIG}: give the --out of a run of "
             f"experiments.train"
         )
-    saved = folder.read_json(path, name=str, experiment=dict)
+    saved = CONFIG.read(path)
     try:
         return saved["name"], _experiment(saved["experiment"])
     except TypeError as error:

@@ -1,19 +1,16 @@
 """A comparison or a reproduced table as a picture: accuracy against cost."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.methods import METHODS
-from experiments.results import report, wording
+from experiments.results import contents, report, wording
+from experiments.results.contents import Comparison, Entry
 from experiments.results.plots import style
 from experiments.results.plots.labels import Point, label_points
-
-Content = Mapping[str, Any]
 
 # Points are drawn at least so far apart, in units of the baseline's cost.
 APART = 0.035
@@ -21,7 +18,7 @@ APART = 0.035
 BESIDE = 0.03
 
 
-def accuracy_against_cost(content: Content, path: Path) -> None:
+def accuracy_against_cost(content: Comparison, path: Path) -> None:
     """Draws one labelled point per method and writes a PNG.
 
     Published values are hollow, beside what was measured.
@@ -33,9 +30,9 @@ def accuracy_against_cost(content: Content, path: Path) -> None:
     figure = style.figure()
     axes = figure.add_axes((0.08, 0.11, 0.9, 0.69))
     points = [
-        _point(content, name, entry)
+        point
         for name, entry in content["methods"].items()
-        if "cost" in entry and entry["summary"][wording.key(content)]["mean"] is not None
+        for point in _points(content, name, entry)
     ]
     has_published = any(report.published(content["methods"][name]) for name, _ in points)
     points = _side_by_side(points, APART + BESIDE * has_published)
@@ -55,22 +52,22 @@ def accuracy_against_cost(content: Content, path: Path) -> None:
     style.save(figure, path)
 
 
-def _point(content: Content, name: str, entry: Content) -> tuple[str, Point]:
-    summary = entry["summary"]
-    values = summary[wording.key(content)]
-    mean = 100 * values["mean"]
-    if summary["splits"] > 1:
-        low, high = 100 * values["low"], 100 * values["high"]
-    else:
-        std = 100 * (values["std_over_seeds"] or 0.0)
+def _points(content: Comparison, name: str, entry: Entry) -> list[tuple[str, Point]]:
+    """The method's, unless it has no cost or no result."""
+    values = contents.quoted(entry["summary"], wording.key(content))
+    if "cost" not in entry or values["mean"] is None:
+        return []
+    mean, low, high = values["mean"], values["low"], values["high"]
+    if low is None or high is None:
+        std = values["std_over_seeds"] or 0.0
         low, high = mean - std, mean + std
-    x = entry["cost"][f"operations_vs_{wording.baseline(content)}"]
+    x, _ = contents.against(entry["cost"], wording.baseline(content))
     method = METHODS[name]
     label = method.mark or entry["label"]
-    return name, Point(x, mean, low, high, label, method.colour)
+    return [(name, Point(x, 100 * mean, 100 * low, 100 * high, label, method.colour))]
 
 
-def _published(content: Content, name: str, mine: Point) -> Point | None:
+def _published(content: Comparison, name: str, mine: Point) -> Point | None:
     """What somebody else got for a method, to the left of its own point."""
     figure = report.published(content["methods"][name])
     if figure is None:
@@ -126,7 +123,7 @@ def _draw(axes: Axes, name: str, point: Point, *, hollow: bool = False) -> None:
     )
 
 
-def _write_titles(figure: Figure, axes: Axes, content: Content, hollow: bool) -> None:
+def _write_titles(figure: Figure, axes: Axes, content: Comparison, hollow: bool) -> None:
     baseline = wording.baseline_label(content)
     quoted = wording.quoted(content)
     style.frame(
@@ -143,7 +140,7 @@ def _write_titles(figure: Figure, axes: Axes, content: Content, hollow: bool) ->
     style.titles(figure, title, "\n".join(lines))
 
 
-def _first(content: Content) -> Content:
+def _first(content: Comparison) -> Comparison:
     """The content with the first difference only, of methods that are shown."""
     shown = content["methods"].keys()
     both = [d for d in content["differences"] if {d["method"], d["minus"]} <= shown]

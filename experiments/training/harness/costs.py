@@ -15,7 +15,7 @@ from experiments.costs.cost import Cost, Step
 from experiments.costs.timing import operations
 from experiments.processes import sharded
 from experiments.shell import files
-from experiments.training.harness import folder
+from experiments.training.harness.contents import COSTS, Measured, StepCost
 from experiments.training.harness.grid import Cell, Jobs
 from experiments.training.harness.job import Job
 
@@ -44,30 +44,38 @@ def of_methods(cells: Sequence[Cell], jobs: Jobs, path: Path) -> dict[str, Cost]
     alone = dataclasses.replace(some, method=baseline, **dict.fromkeys(OWN))
     experiments.setdefault(baseline, (f"{some_name}, but by {baseline}", alone))
     about = {method: _depends_on(what) for method, (_, what) in experiments.items()}
-    missing = [m for m in experiments if known.get(m, {}).get("of") != about[m]]
+    missing = [m for m in experiments if m not in known or known[m]["of"] != about[m]]
     if missing:
         # The baseline beside them, for the ratios of their times.
         needed = dict.fromkeys((baseline, *missing))
         steps = {m: _step(jobs.of(*experiments[m])) for m in needed}
         measured = cost.measure(steps, baseline=baseline)
         for method in missing:
-            known[method] = {"of": about[method], "cost": measured[method]._asdict()}
+            known[method] = {"of": about[method], "cost": _content(measured[method])}
         if not jax.process_index():
-            files.write_json(path, {"methods": known})
+            COSTS.write(path, {"methods": known})
     return {method: _cost(known[method]["cost"]) for method in experiments}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What was measured before; an entry that isn't one is measured again."""
-    if not path.exists():
-        return {}
-    methods = folder.read_json(path, methods=dict)["methods"]
-    return {name: entry for name, entry in methods.items() if isinstance(entry, dict)}
+def _read(path: Path) -> dict[str, Measured]:
+    """What was measured before."""
+    return COSTS.read(path)["methods"] if path.exists() else {}
 
 
-def _cost(saved: dict[str, Any]) -> Cost:
+def _content(cost: Cost) -> StepCost:
+    operations, ratio, seconds, times = cost
+    return {
+        "operations": operations,
+        "operations_ratio": ratio,
+        "seconds": seconds,
+        "time_ratio": list(times),
+    }
+
+
+def _cost(saved: StepCost) -> Cost:
     median, low, high = saved["time_ratio"]
-    return Cost(**{**saved, "time_ratio": (median, low, high)})
+    times = (median, low, high)
+    return Cost(saved["operations"], saved["operations_ratio"], saved["seconds"], times)
 
 
 def _depends_on(experiment: Experiment) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The curves of one run as a picture of four panels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -15,8 +15,7 @@ from experiments.judging.scores import SCORES
 from experiments.methods.colours import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from experiments.results import wording
 from experiments.results.plots import GRID, TEXT
-
-Record = Mapping[str, Any]
+from experiments.training.harness.contents import Record
 
 
 class Part(NamedTuple):

@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich import live
 from rich.console import Console, Group, RenderableType
@@ -15,8 +14,7 @@ from rich.text import Text
 
 from experiments.judging.scores import SCORES
 from experiments.shell.progress import duration
-
-Record = Mapping[str, Any]
+from experiments.training.harness.contents import Record
 
 # On a wide terminal numbers would stand too far apart to be read as one group.
 WIDTH = 100

@@ -1,7 +1,6 @@
 """What a finished run leaves behind: result.json, and from it the report."""
 
 import datetime
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +10,39 @@ from experiments.data import catalogue
 from experiments.shell import files
 from experiments.shell.cli import RunError
 from experiments.training.harness import folder, judging, metrics
+from experiments.training.harness.contents import RESULT, About, Record, Result
 from experiments.training.harness.job import Job
 from experiments.training.step import TrainState
 
 
 def write(
-    where: Path, job: Job, state: TrainState, measured: Mapping[str, Any], command: str
-) -> dict[str, Any]:
+    where: Path, job: Job, state: TrainState, measured: Record, command: str
+) -> Result | None:
     """Writes result.json and returns its content.
 
-    All processes call this, for the sharpness; the first one writes.
+    All processes call this, for the sharpness; the first one writes, and only it has it.
     """
     found = {"sharpness": judging.sharpness(job, state), **measured}
     if jax.process_index():
-        return {}
-    content = {"complete": True, "command": command, **about(job), **_ends(where, job)}
-    content |= found | {"machine": files.machine(), "versions": files.versions()}
-    files.write_json(where / folder.RESULT, content)
-    return files.plain(content)
+        return None
+    content = {
+        "complete": True,
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        **about(job),
+        **_ends(where, job),
+        **found,
+        "machine": files.machine(),
+        "versions": files.versions(),
+    }
+    return RESULT.write(where / folder.RESULT, content)
 
 
-def about(job: Job) -> dict[str, Any]:
+def about(job: Job) -> About:
     """What is trained, on what."""
     test = job.inputs.judged["test"]
     validation = job.inputs.judged.get("validation")
     return {
-        "date": datetime.date.today().isoformat(),
         **folder.plain(job.name, job.experiment),
         "metric": judging.metric(job),
         "parameters": job.programs.parameters,
@@ -78,5 +84,5 @@ def _ends(where: Path, job: Job) -> dict[str, Any]:
     }
 
 
-def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(record: Record) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != "kind"}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import Any
 from experiments.configs.experiment import Experiment
 from experiments.shell import cli, files
 from experiments.shell.cli import UsageError
+from experiments.training.harness import contents
+from experiments.training.harness.contents import Result, Settings
 
 CONFIG, LOCK = "config.json", "lock"
 METRICS, RESULT, CHECKPOINTS = "metrics.jsonl", "result.json", "checkpoints"
@@ -51,7 +52,7 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
-def plain(name: str, experiment: Experiment) -> dict[str, Any]:
+def plain(name: str, experiment: Experiment) -> Settings:
     """What a run is of, for JSON."""
     return {"name": name, "experiment": files.plain(dataclasses.asdict(experiment))}
 
@@ -84,34 +85,11 @@ def _defaults() -> dict[str, Any]:
 def check_config(folder: Path, experiment: Experiment) -> None:
     """Raises a UsageError if the folder is of another experiment, or unreadable."""
     path = folder / CONFIG
-    if not path.exists():
-        return
-    check_same(read_json(path), experiment, folder)
+    if path.exists():
+        check_same(contents.CONFIG.read(path), experiment, folder)
 
 
-def read_json(path: Path, **needed: type) -> dict[str, Any]:
-    """The content of a file that a run has written.
-
-    Args:
-      path: of the file.
-      **needed: what must be in it, and of which type.
-
-    Raises:
-      UsageError: if it isn't such a file.
-    """
-    try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
-        for name, kind in needed.items():
-            if not isinstance(content.get(name), kind):
-                raise ValueError(f"no {name!r} in it")
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(
-            f"{path} can't be read ({error}): delete it, or give another --out"
-        ) from error
-    return content
-
-
-def result(folder: Path, experiment: Experiment) -> dict[str, Any] | None:
+def result(folder: Path, experiment: Experiment) -> Result | None:
     """What a finished run has found; None if it isn't finished.
 
     Raises:
@@ -120,6 +98,6 @@ def result(folder: Path, experiment: Experiment) -> dict[str, Any] | None:
     path = folder / RESULT
     if not path.exists():
         return None
-    content = read_json(path, last=dict, experiment=dict)
+    content = contents.RESULT.read(path)
     check_same(content, experiment, folder)
     return content

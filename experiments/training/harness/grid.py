@@ -13,15 +13,15 @@ from experiments.configs.experiment import Experiment, Row
 from experiments.methods import METHODS
 from experiments.processes.stopping import StoppedError
 from experiments.results import wording
-from experiments.shell import files
 from experiments.shell.cli import RunError
 from experiments.shell.progress import Display
 from experiments.training.harness import folder, job, run
+from experiments.training.harness.contents import FAILED, Result, found
 from experiments.training.harness.job import Job
 from experiments.training.harness.loop import Pace
 from experiments.training.harness.run import CannotWriteError
 
-FAILED = "failed.json"
+NOTE = "failed.json"
 # Of each run, evenly spread; a quick one would spend most of its time on more.
 EVALUATIONS = 20
 # Steps between checkpoints besides those: minutes of a large network, never of a quick run.
@@ -41,12 +41,12 @@ class Outcome(NamedTuple):
 
     Attributes:
       cell: which run.
-      result: the content of its result.json; None if it failed.
+      result: the content of its result.json; None if it failed, or another process has it.
       failure: why it failed, in a line; "" if it didn't.
     """
 
     cell: Cell
-    result: Mapping[str, Any] | None
+    result: Result | None
     failure: str
 
 
@@ -117,8 +117,8 @@ def train_all(
       UsageError: if a folder has another experiment's run, or data aren't there.
       RunError: if the runs were told to stop, or nothing can be written.
     """
-    found = {cell: before(cell, retry=retry) for cell in wanted}
-    missing = [cell for cell, outcome in found.items() if outcome is None]
+    known = {cell: before(cell, retry=retry) for cell in wanted}
+    missing = [cell for cell, outcome in known.items() if outcome is None]
     shown = console or Console(quiet=True)
     _say_what_is_done(shown, len(wanted), len(missing))
     if missing:
@@ -126,9 +126,9 @@ def train_all(
         jobs.of(missing[0].row.name, missing[0].experiment)
     with Display(shown, len(missing)) as display:
         for cell in missing:
-            found[cell] = _trained(cell, jobs, display, done)
-            on_outcome([outcome for outcome in found.values() if outcome])
-    return [outcome for outcome in found.values() if outcome]
+            known[cell] = _trained(cell, jobs, display, done)
+            on_outcome([outcome for outcome in known.values() if outcome])
+    return [outcome for outcome in known.values() if outcome]
 
 
 def before(cell: Cell, *, retry: bool) -> Outcome | None:
@@ -140,9 +140,9 @@ def before(cell: Cell, *, retry: bool) -> Outcome | None:
     result = folder.result(cell.folder, cell.experiment)
     if result is not None:
         return Outcome(cell, result, "")
-    failed = cell.folder / FAILED
+    failed = cell.folder / NOTE
     if failed.exists() and not retry:
-        noted = folder.read_json(failed, message=str)
+        noted = FAILED.read(failed)
         folder.check_same(noted, cell.experiment, cell.folder)
         return Outcome(cell, None, noted["message"])
     return None
@@ -150,9 +150,9 @@ def before(cell: Cell, *, retry: bool) -> Outcome | None:
 
 def _from_the_start(cell: Cell) -> None:
     """Deletes what led to a failure: going on from there would lead to it again."""
-    if (cell.folder / FAILED).exists() and not jax.process_index():
+    if (cell.folder / NOTE).exists() and not jax.process_index():
         shutil.rmtree(cell.folder / folder.CHECKPOINTS, ignore_errors=True)
-        (cell.folder / FAILED).unlink()
+        (cell.folder / NOTE).unlink()
 
 
 def _say_what_is_done(console: Console, every: int, missing: int) -> None:
@@ -189,20 +189,20 @@ def _trained(
     return Outcome(cell, result, "")
 
 
-def _shown(result: Mapping[str, Any]) -> str:
+def _shown(result: Result | None) -> str:
     """What came out: on held-out examples, if there are any."""
-    last, metric = result.get("last"), wording.metric(result)
-    if last is None:
+    if result is None:
         return "done"
-    held_out = last[f"validation_{metric}"]
+    last = result["last"]
+    held_out = found(last, f"validation_{wording.metric(result)}")
     if held_out is not None:
         return f"validation {held_out:.1%}"
-    return f"{wording.judged_on(result)} {last[wording.key(result)]:.1%}"
+    return f"{wording.judged_on(result)} {found(last, wording.key(result)):.1%}"
 
 
 def _run(
     cell: Cell, mine: Job, data_dir: Path | None, done: Callable[[int], None]
-) -> dict[str, Any]:
+) -> Result | None:
     every = max(1, cell.experiment.epochs // EVALUATIONS)
     return run.run(
         cell.row,
@@ -220,4 +220,4 @@ def _note_failure(cell: Cell, message: str) -> None:
     """So that the next call doesn't train for hours to fail again."""
     if not jax.process_index():
         about = folder.plain(cell.row.name, cell.experiment)
-        files.write_json(cell.folder / FAILED, {"message": message, **about})
+        FAILED.write(cell.folder / NOTE, {"message": message, **about})

@@ -49,12 +49,12 @@ class Job(NamedTuple):
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the training examples."""
-        return self.inputs.train.size // self.experiment.batch_size
+        return self.experiment.steps_per_epoch(self.inputs.train.size)
 
     @property
     def steps(self) -> int:
         """Of the whole run."""
-        return self.experiment.epochs * self.steps_per_epoch
+        return self.experiment.steps(self.inputs.train.size)
 
     def start(self) -> TrainState:
         """The state before the first step.

@@ -1,18 +1,21 @@
 """What a run is looked at with: its metrics, the loss, and sharpness."""
 
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from experiments.data import pipeline
 from experiments.data.examples import Dataset
 from experiments.data.pipeline import Rows
 from experiments.judging import scores
+from experiments.judging.rise import rise
 from experiments.processes import sharded
+from experiments.training.harness.contents import Record
 from experiments.training.harness.job import Job
 from experiments.training.step import TrainState
 
@@ -59,7 +62,7 @@ def metric(job: Job) -> str:
     return job.inputs.train.metrics[0]
 
 
-def score(record: Mapping[str, Any], metric: str) -> float:
+def score(record: Record, metric: str) -> float:
     """How good an evaluation is, for `judged_by`; higher is better."""
     if record[f"validation_{metric}"] is not None:
         return record[f"validation_{metric}"]
@@ -68,19 +71,19 @@ def score(record: Mapping[str, Any], metric: str) -> float:
 
 
 def sharpness(job: Job, state: TrainState) -> float:
-    """The rise of the mean training loss at a fixed distance along its gradient.
-
-    The same measure for every method, whatever radius it trained with; see
-    `experiments.training.evaluation`.
-    """
+    """The rise of the mean training loss; see `experiments.judging.rise`."""
     dataset = job.inputs.judged["train"]
-    batches = _rows(job, dataset, job.experiment.batch_size)
-    parts = (job.programs.gradient(state, rows) for rows in batches)
-    # One after another: only two of them are there at a time.
-    gradient = functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
-    higher = job.programs.uphill(state, gradient)
-    rise = _all(job, higher, dataset).loss - _all(job, state, dataset).loss
-    return rise / dataset.size
+
+    def gradient(state: TrainState) -> PyTree:
+        batches = _rows(job, dataset, job.experiment.batch_size)
+        parts = (job.programs.gradient(state, rows) for rows in batches)
+        # One after another: only two of them are there at a time.
+        return functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
+
+    def loss(state: TrainState) -> float:
+        return _all(job, state, dataset).loss / dataset.size
+
+    return rise(loss, gradient, job.programs.uphill, state)
 
 
 class _Found(NamedTuple):

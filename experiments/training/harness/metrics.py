@@ -8,7 +8,6 @@ have been without the kill.
 import json
 import os
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +15,8 @@ from typing import Any, Self
 
 from experiments.shell.cli import UsageError
 from experiments.shell.files import plain
+from experiments.training.harness.contents import Record
 from experiments.training.harness.folder import METRICS
-
-Record = Mapping[str, Any]
 
 # What says when, and isn't a number to draw.
 TIMES = ("kind", "step", "epoch")

@@ -7,23 +7,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from experiments.configs.experiment import Experiment
-from experiments.data import preparation
+from experiments.data import catalogue
 from experiments.data.examples import Kind
 from experiments.data.pipeline import Rows
 from experiments.data.preparation import Preparation
 from experiments.judging import objectives
 from experiments.judging.rise import uphill
-from experiments.models import zoo
 from experiments.models.pure import PureModel, Variables, pure
 from experiments.processes.sharded import DATA, abstract
 from experiments.training import step
 from experiments.training.harness import updates
+from experiments.training.look import look
 from experiments.training.step import Note, TrainState
 
 # Of the run's seed; augmentation has another number (`experiments.data.augment`).
@@ -93,8 +92,11 @@ def programs(experiment: Experiment, mesh: Mesh, kind: Kind) -> Programs:
 @functools.lru_cache(maxsize=8)
 def _programs(experiment: Experiment, mesh: Mesh, kind: Kind) -> Programs:
     objective = objectives.objective(kind.classes, experiment.label_smoothing)
-    model = pure(_build(experiment, kind), "auto", objective)
-    prepared = _preparation(experiment, kind)
+    build = experiment.build(kind.shape, kind.classes, kind.vocabulary)
+    model = pure(build, "auto", objective)
+    prepared = catalogue.named(experiment.dataset).preparation(
+        kind.normalization, experiment.augmentation, experiment.dropout
+    )
     make = functools.partial(updates.optimizer, experiment, kind.examples)
 
     def init(seed: Int[Array, ""]) -> Variables:
@@ -124,34 +126,14 @@ def _programs(experiment: Experiment, mesh: Mesh, kind: Kind) -> Programs:
     )
 
 
-def _build(experiment: Experiment, kind: Kind) -> Callable[[nnx.Rngs], Any]:
-    return zoo.build(
-        experiment.model,
-        kind.shape,
-        kind.classes,
-        norm=experiment.norm,
-        dtype=experiment.dtype,
-        vocabulary=kind.vocabulary,
-        dropout=experiment.dropout,
-        pretrained=experiment.pretrained,
-    )
-
-
-def _preparation(experiment: Experiment, kind: Kind) -> Preparation:
-    if kind.normalization is None:
-        return preparation.of_texts(experiment.dropout)
-    return preparation.of_images(experiment.augmentation, kind.normalization)
-
-
 def _losses(
     model: PureModel, prepared: Preparation, kind: Kind
 ) -> Callable[[Variables, Rows], Array]:
     objective = objectives.objective(kind.classes)
 
     def losses(variables: Variables, rows: Rows) -> Array:
-        params, rest = variables
-        outputs = model.logits(params, prepared.inputs(rows), rest)
-        return objective.losses(outputs, rows.labels)
+        inputs = prepared.inputs(rows)
+        return look(model, objective, variables, inputs, rows.labels).losses
 
     return losses
 
@@ -159,14 +141,13 @@ def _losses(
 def _judge(
     model: PureModel, prepared: Preparation, kind: Kind
 ) -> Callable[[TrainState, Rows], Judged]:
-    # The loss without label smoothing, so that it compares between experiments.
     objective = objectives.objective(kind.classes)
 
     def judge(state: TrainState, rows: Rows) -> Judged:
-        outputs = model.logits(state.params, prepared.inputs(rows), state.rest)
-        losses = objective.losses(outputs, rows.labels)
-        real = jnp.where(rows.index >= 0, losses, 0)
-        return Judged(objective.predictions(outputs), rows.labels, jnp.sum(real))
+        variables = Variables(state.params, state.rest)
+        found = look(model, objective, variables, prepared.inputs(rows), rows.labels)
+        real = jnp.where(rows.index >= 0, found.losses, 0)
+        return Judged(found.predictions, rows.labels, jnp.sum(real))
 
     return judge
 

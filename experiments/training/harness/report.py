@@ -1,9 +1,7 @@
 """A finished run as a page: what came out, from what settings, at what cost."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from experiments.judging.rise import RADIUS
 from experiments.judging.scores import SCORES
@@ -12,17 +10,17 @@ from experiments.models.zoo import title as title_of
 from experiments.results import wording
 from experiments.results.report import accelerator, made_on
 from experiments.shell.progress import duration
-from experiments.training.harness import curves, settings
+from experiments.training.harness import contents, curves, settings
+from experiments.training.harness.contents import About, Result, found
 from experiments.training.harness.folder import METRICS, RESULT
 from experiments.training.harness.metrics import read
 
-Content = Mapping[str, Any]
 PICTURE = "curves.png"
 
 
 def write(folder: Path) -> None:
     """Makes report.md and its picture, from result.json and metrics.jsonl."""
-    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    result = contents.RESULT.read(folder / RESULT)
     train, evaluations = read(folder / METRICS)
     titles = title(result), _below(result)
     best = _best_epoch(result)
@@ -31,7 +29,7 @@ def write(folder: Path) -> None:
     (folder / "report.md").write_text(_page(result), encoding="utf-8")
 
 
-def title(result: Content) -> str:
+def title(result: About) -> str:
     """The dataset, the model and the method."""
     experiment = result["experiment"]
     model = title_of(experiment["model"], experiment["norm"])
@@ -39,34 +37,34 @@ def title(result: Content) -> str:
     return f"{result['dataset']['title']}, {model}, {method}"
 
 
-def _below(result: Content) -> str:
+def _below(result: Result) -> str:
     """The line under the picture's heading."""
     last = result["last"]
     epochs = result["experiment"]["epochs"]
     return (
-        f"{wording.quoted(result)} {_percent(last[wording.key(result)])}% after "
+        f"{wording.quoted(result)} {_percent(found(last, wording.key(result)))}% after "
         f"{epochs} epoch{'' if epochs == 1 else 's'}; {_sizes(result)}"
     )
 
 
-def _sizes(result: Content) -> str:
+def _sizes(result: Result) -> str:
     data = result["dataset"]
     held_out = f"{data['validation']:,} validation, " if data["validation"] else ""
     judged = f"{data['test']:,} {wording.judged_on(result)} examples"
     return f"{data['train']:,} training, {held_out}{judged}"
 
 
-def _best_epoch(result: Content) -> float | None:
+def _best_epoch(result: Result) -> float | None:
     """None where it is the last one: there would be nothing to tell apart."""
     step = result["best"]["step"]
     return None if step == result["last"]["step"] else _epoch(result, step)
 
 
-def _epoch(result: Content, step: int) -> float:
+def _epoch(result: Result, step: int) -> float:
     return step * result["experiment"]["epochs"] / result["steps"]
 
 
-def _page(result: Content) -> str:
+def _page(result: Result) -> str:
     parts = (
         f"# {title(result)}",
         _summary(result),
@@ -85,17 +83,18 @@ def _page(result: Content) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _summary(result: Content) -> str:
+def _summary(result: Result) -> str:
     data, last = result["dataset"], result["last"]
+    of = f"({data.get('source', '')}); {result['parameters']:,} parameters"
     return (
         f"**{wording.first_upper(wording.quoted(result))} "
-        f"{_percent(last[wording.key(result)])}%** after the last epoch. "
-        f"{_sizes(result)} ({data['source']}); {result['parameters']:,} parameters; "
+        f"{_percent(found(last, wording.key(result)))}%** after the last epoch. "
+        f"{_sizes(result)} {of}; "
         f"one run, seed {result['experiment']['seed']}: other seeds give other results."
     )
 
 
-def _checkpoints(result: Content) -> str:
+def _checkpoints(result: Result) -> str:
     last, best = result["last"], result["best"]
     both = (last, best)
     rows = [
@@ -105,14 +104,15 @@ def _checkpoints(result: Content) -> str:
     for part, name in _parts(result).items():
         for metric, score in SCORES.items():
             if (key := f"{part}_{metric}") in last:
-                found = (_percent(one[key]) for one in both)
-                rows.append((f"{name} {score.title}, %", *found))
-        rows.append((f"{name} loss", *(_loss(one[f"{part}_loss"]) for one in both)))
+                values = (_percent(found(one, key)) for one in both)
+                rows.append((f"{name} {score.title}, %", *values))
+        losses = (_loss(found(one, f"{part}_loss")) for one in both)
+        rows.append((f"{name} loss", *losses))
     header = ("", "last checkpoint", f"best by {best['judged_by']}")
     return _table(header, rows, "--- | ---: | ---:")
 
 
-def _parts(result: Content) -> dict[str, str]:
+def _parts(result: Result) -> dict[str, str]:
     """What the model was looked at with, and what it is called."""
     names = {
         "train": "training",
@@ -130,11 +130,11 @@ def _parts(result: Content) -> dict[str, str]:
     }
 
 
-def _name(result: Content) -> str:
+def _name(result: Result) -> str:
     return SCORES[wording.metric(result)].title
 
 
-def _quoted(result: Content) -> str:
+def _quoted(result: Result) -> str:
     """Which of the two to quote, and why."""
     judge = result["best"]["judged_by"]
     if _best_epoch(result) is None:
@@ -150,7 +150,7 @@ def _quoted(result: Content) -> str:
     return f"{text}; the {quoted} had no say in it."
 
 
-def _sharpness(result: Content) -> str:
+def _sharpness(result: Result) -> str:
     if result["sharpness"] is None:
         return ""
     return (
@@ -160,7 +160,7 @@ def _sharpness(result: Content) -> str:
     )
 
 
-def _cost(result: Content) -> str:
+def _cost(result: Result) -> str:
     devices, processes = result["devices"], result["processes"]
     on = f"{devices} device{'' if devices == 1 else 's'}"
     on += f" of {processes} processes" if processes > 1 else ""
@@ -169,7 +169,7 @@ def _cost(result: Content) -> str:
     return f"{duration(result['seconds'])} for {result['steps']:,} steps on {on}{pace}."
 
 
-def _packages(versions: Content) -> str:
+def _packages(versions: Mapping[str, str]) -> str:
     """All versions but those that the line before has."""
     others = {k: v for k, v in versions.items() if k not in ("python", "jax")}
     return "Packages: " + ", ".join(f"{name} {version}" for name, version in others.items())

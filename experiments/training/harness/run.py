@@ -11,10 +11,11 @@ from rich.console import Console
 
 from experiments.configs.experiment import Experiment, Row
 from experiments.results import listing, wording
-from experiments.shell import cli, files
+from experiments.shell import cli
 from experiments.shell.cli import RunError
 from experiments.training.harness import finish, folder, job, judging, report
 from experiments.training.harness.checkpoints import Checkpoints, Restored
+from experiments.training.harness.contents import CONFIG, Result, found
 from experiments.training.harness.display import Live
 from experiments.training.harness.job import Job
 from experiments.training.harness.loop import Loop, Pace
@@ -40,7 +41,7 @@ def run(
     console: Console | None,
     done: Callable[[int], None] = lambda step: None,
     prepared: Job | None = None,
-) -> dict[str, Any]:
+) -> Result | None:
     """Trains, or goes on, or does nothing if all is done; returns the result.
 
     Args:
@@ -54,7 +55,7 @@ def run(
       prepared: the experiment's job, if somebody has made it before.
 
     Returns:
-      The content of result.json; {} in all processes but the first if it is new.
+      The content of result.json; None in all processes but the first if it is new.
 
     Raises:
       UsageError: if settings, data or the folder are wrong; nothing is lost.
@@ -106,10 +107,10 @@ def _trained(
     command: str,
     console: Console | None,
     done: Callable[[int], None],
-) -> dict[str, Any]:
+) -> Result | None:
     shown = console or Console(quiet=True)
     if _is_first():
-        files.write_json(out / folder.CONFIG, folder.plain(mine.name, mine.experiment))
+        CONFIG.write(out / folder.CONFIG, folder.plain(mine.name, mine.experiment))
     where = cli.writable(out / folder.CHECKPOINTS)
     with Checkpoints(where) as checkpoints, jax.set_mesh(mine.mesh):
         restored = _restored(mine, checkpoints, shown)
@@ -129,16 +130,17 @@ def _trained(
             loop = Loop(mine, pace, checkpoints, metrics, live, done)
             state, measured = loop.run(restored)
             result = finish.write(out, mine, state, measured, command)
-            if _is_first():
+            if result is not None:
                 report.write(out)
                 live.finished(_summary(out, result))
     return result
 
 
-def _summary(out: Path, result: Mapping[str, Any]) -> str:
+def _summary(out: Path, result: Result) -> str:
     last = result["last"]
+    score = found(last, wording.key(result))
     return (
-        f"{wording.quoted(result)} {last[wording.key(result)]:.2%} at the last step, "
+        f"{wording.quoted(result)} {score:.2%} at the last step, "
         f"{last['step']}; written: {out / 'report.md'}"
     )
 

@@ -4,20 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.configs.experiment import OWN
+from experiments.configs.experiment import FALLS, OWN
 from experiments.data import catalogue
 from experiments.methods import METHODS
 from experiments.models.zoo import MODELS
 from experiments.results import wording
-
-Content = Mapping[str, Any]
+from experiments.training.harness.contents import Result
 
 # What only images have, and what only texts have.
 OF_IMAGES = ("augmentation", "norm")
 OF_TEXTS = ("dropout", "length", "vocabulary", "pretrained")
 
 
-def rows(result: Content) -> list[tuple[str, str]]:
+def rows(result: Result) -> list[tuple[str, str]]:
     """All that was set, or left at the method's default; what isn't of it is left out.
 
     Args:
@@ -46,7 +45,7 @@ def rows(result: Content) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), value) for name, value in found]
 
 
-def _isnt_of_it(name: str, result: Content) -> bool:
+def _isnt_of_it(name: str, result: Result) -> bool:
     experiment = result["experiment"]
     is_text = wording.things(result) == "texts"
     has_choice = MODELS[experiment["model"]].grouped is not None
@@ -59,14 +58,13 @@ def _isnt_of_it(name: str, result: Content) -> bool:
     )
 
 
-def _course(experiment: Content) -> str:
+def _course(experiment: Mapping[str, Any]) -> str:
     warmup = experiment["warmup"]
     rises = f", rising for {warmup:.1%} of the steps, then" if warmup else ","
-    how = "as a cosine" if experiment["schedule"] == "cosine" else "linearly"
-    return f"{rises} falling to 0 {how}"
+    return f"{rises} falling to 0 {FALLS[experiment['schedule']]}"
 
 
-def _augmentation(given: Content) -> str:
+def _augmentation(given: Mapping[str, Any]) -> str:
     words = []
     if given["crop"]:
         words.append(f"random crop after a border of {given['crop']}")

@@ -18,6 +18,7 @@ from experiments.models import zoo
 from experiments.results import records
 from experiments.results.report import counted
 from experiments.shell import files
+from experiments.training.harness.contents import Result, found
 from experiments.training.harness.grid import Outcome
 
 JPEG = (
@@ -74,17 +75,17 @@ def _quoted(experiment: Experiment) -> str:
 
 def _entry(mine: Sequence[Outcome], metric: str) -> dict[str, Any]:
     """One method's finished runs, one value for each seed."""
-    found = [outcome.result for outcome in mine if outcome.result]
+    results = [outcome.result for outcome in mine if outcome.result]
     experiment = mine[0].cell.experiment
     given = {name: getattr(experiment, name) for name in (*COMMON, *OWN)}
     last = (f"test_{metric}", f"validation_{metric}", "train_loss")
     return {
         "split": SPLIT,
         "hyperparameters": {k: v for k, v in given.items() if v is not None},
-        "seeds": [result["experiment"]["seed"] for result in found],
-        **{name: [result["last"][name] for result in found] for name in last},
-        "sharpness": [result["sharpness"] for result in found],
-        "seconds": [round(result["seconds"], 2) for result in found],
+        "seeds": [result["experiment"]["seed"] for result in results],
+        **{name: [found(result["last"], name) for result in results] for name in last},
+        "sharpness": [result["sharpness"] for result in results],
+        "seconds": [round(result["seconds"], 2) for result in results],
     }
 
 
@@ -109,7 +110,7 @@ def _is_as_published(experiment: Experiment, row: Experiment) -> bool:
 
 
 def _what(
-    table: Table, outcomes: Sequence[Outcome], finished: Sequence[Mapping[str, Any]]
+    table: Table, outcomes: Sequence[Outcome], finished: Sequence[Result]
 ) -> dict[str, Any]:
     """What was trained on what, in the words of a comparison."""
     experiment = outcomes[0].cell.experiment
@@ -118,15 +119,18 @@ def _what(
     if experiment.pretrained is not None:
         # Whose folder it is in is nobody's business.
         shared["pretrained"] = Path(experiment.pretrained).name
+    pixels = catalogue.named(experiment.dataset).pixels
     sizes = {"title": table.title, "train": 0, "validation": 0, "test": 0}
     return {
-        "dataset": {"name": experiment.dataset, **sizes, **_first(finished, "dataset")},
-        "protocol": shared | {"model": zoo.title(experiment.model, experiment.norm)},
+        "dataset": {"name": experiment.dataset, **sizes, **_data(finished)},
+        "protocol": shared
+        | {"model": zoo.title(experiment.model, experiment.norm)}
+        | ({"pixels": pixels} if pixels else {}),
     }
 
 
-def _first(finished: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    return finished[0][name] if finished else {}
+def _data(finished: Sequence[Result]) -> Mapping[str, Any]:
+    return finished[0]["dataset"] if finished else {}
 
 
 def _origin(rows: Sequence[Row]) -> str:
@@ -142,7 +146,7 @@ def _origin(rows: Sequence[Row]) -> str:
     return f"{'. '.join([*shared, rest])}."
 
 
-def _notes(outcomes: Sequence[Outcome], finished: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(outcomes: Sequence[Outcome], finished: Sequence[Result]) -> list[str]:
     experiment, row = outcomes[0].cell.experiment, outcomes[0].cell.row.experiment
     notes = []
     if not _is_as_published(experiment, row):
@@ -165,9 +169,9 @@ def _notes(outcomes: Sequence[Outcome], finished: Sequence[Mapping[str, Any]]) -
 
 
 def _is_unlike_the_published(
-    outcomes: Sequence[Outcome], finished: Sequence[Mapping[str, Any]]
+    outcomes: Sequence[Outcome], finished: Sequence[Result]
 ) -> bool:
-    is_jpeg = "JPEG" in _first(finished, "dataset").get("source", "")
+    is_jpeg = "JPEG" in _data(finished).get("source", "")
     return is_jpeg and any(outcome.cell.row.published for outcome in outcomes)
 
 

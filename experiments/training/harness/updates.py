@@ -34,26 +34,28 @@ def optimizer(experiment: Experiment, examples: int, seed: Any) -> Optimizer:
         _own(experiment),
         seed,
         num_examples=examples,
-        num_steps=_steps(experiment, examples),
+        num_steps=experiment.steps(examples),
         **_devices(experiment),
     )
     if experiment.dtype == SCALED:
         gradient = ksam_jax.dynamic_loss_scale(gradient)
-    return Optimizer(gradient, _base(experiment, examples))
+    base = optimizers.of(
+        experiment,
+        experiment.steps(examples),
+        experiment.learning_rate,
+        experiment.weight_decay,
+    )
+    return Optimizer(gradient, base)
 
 
 def rate(experiment: Experiment, examples: int) -> optax.Schedule:
     """The learning rate of each step, from 0 on."""
     return optimizers.schedule(
         experiment.learning_rate,
-        _steps(experiment, examples),
+        experiment.steps(examples),
         experiment.schedule,
         experiment.warmup,
     )
-
-
-def _steps(experiment: Experiment, examples: int) -> int:
-    return experiment.epochs * (examples // experiment.batch_size)
 
 
 def check(experiment: Experiment) -> None:
@@ -63,18 +65,6 @@ def check(experiment: Experiment) -> None:
       UsageError, ValueError, TypeError: as `optimizer`.
     """
     optimizer(experiment, 2 * experiment.batch_size, 0)
-
-
-def _base(experiment: Experiment, examples: int) -> optax.GradientTransformation:
-    base = optimizers.OPTIMIZERS[experiment.optimizer](
-        rate(experiment, examples),
-        experiment.weight_decay,
-        experiment.momentum,
-        None if experiment.decay_all else optimizers.matrices,
-    )
-    if experiment.clip is None:
-        return base
-    return optax.chain(optax.clip_by_global_norm(experiment.clip), base)
 
 
 def _own(experiment: Experiment) -> dict[str, float]:

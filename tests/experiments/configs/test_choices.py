@@ -1,7 +1,5 @@
 """Choices: which split's they are, and in what respect they are for something else."""
 
-from dataclasses import replace
-
 import pytest
 from hand_chosen import values_of, write_choices
 
@@ -15,14 +13,15 @@ def test_a_split_has_its_own_or_the_first_splits(tmp_path):
     found = choices.read(write_choices(tmp_path, splits=(0, 2)))
     assert found.choice("sam", 2) == (values_of("sam"), 2)
     assert found.choice("sam", 1) == (values_of("sam"), 0)
-    (note,) = choices.caveats(found, DIGITS, 0.0, ["sam"], 4)
+    now = DIGITS.summary()
+    (note,) = choices.caveats(found, now, 0.0, ["sam"], 4)
     assert note == "Hyperparameters on splits 1, 3 are those chosen on split 0."
-    assert choices.caveats(found, DIGITS, 0.0, ["sam"], 1) == []
+    assert choices.caveats(found, now, 0.0, ["sam"], 1) == []
 
 
 def test_other_settings_are_told(tmp_path):
     found = choices.read(write_choices(tmp_path, label_noise=0.0))
-    other = replace(DIGITS, epochs=3, batch_size=64)
+    other = DIGITS.changed(epochs=3, batch_size=64).summary()
     (note,) = choices.caveats(found, other, 0.2, ["sam"], 1)
     assert (
         note == "Hyperparameters were chosen with epochs 60, batch size 128, label noise 0."
@@ -56,7 +55,7 @@ def test_missing_choices_name_the_command(tmp_path):
 def test_a_damaged_file_is_told(tmp_path):
     path = tmp_path / "digits.json"
     path.write_text('{"splits": 3')
-    with pytest.raises(UsageError, match="is not a file of chosen hyperparameters"):
+    with pytest.raises(UsageError, match="is not chosen hyperparameters"):
         choices.read(path)
 
 

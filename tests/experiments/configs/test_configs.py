@@ -4,7 +4,6 @@ import functools
 import inspect
 import io
 import itertools
-import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -26,8 +25,10 @@ from experiments.data.augment import Augmentation
 from experiments.data.tokens import Tokens
 from experiments.methods import DEFAULT, METHODS
 from experiments.models import zoo
-from experiments.results import listing
+from experiments.results import listing, records
+from experiments.results.contents import COMPARISON
 from experiments.results.ours import ours
+from experiments.shell import files
 from experiments.shell.cli import UsageError
 from experiments.training.harness import job
 
@@ -366,9 +367,7 @@ def test_a_method_that_was_not_searched_for_has_no_row(tmp_path):
     assert [row.name for row in made] == ["a_sgd", "a_esam"]
     assert made[1].experiment.beta == values_of("esam")["beta"]
     assert "the best of 7 trials of 4 seeds each, trained on 384 images" in made[1].origin
-    assert (
-        " validation images. A remark. Images were scaled as pixel / 16;" in made[1].origin
-    )
+    assert made[1].origin.endswith(" validation images. A remark.")
     assert list(searched.rows("a", digits.BASE, "", tmp_path / "empty")) == []
 
 
@@ -575,32 +574,37 @@ def test_details_have_origin_and_expectation():
 def test_what_is_not_published_is_expected_as_we_got_it(tmp_path):
     row = ROWS["digits_sgd"]
     what = row.experiment
-    entry = {
-        "summary": {
-            "test_accuracy": {"mean": 0.9512, "std_over_seeds": 0.0034},
-            "seeds": 5,
+    runs: dict[str, Any] = {
+        **{key: [0.9478, 0.9546] for key in ("test_accuracy", "validation_accuracy")},
+        **{key: [0.1, 0.1] for key in ("train_loss", "sharpness", "seconds")},
+        "split": 0,
+        "hyperparameters": {
+            "learning_rate": what.learning_rate,
+            "weight_decay": what.weight_decay,
         },
-        "runs": [
-            {
-                "hyperparameters": {
-                    "learning_rate": what.learning_rate,
-                    "weight_decay": what.weight_decay,
-                }
-            }
-        ],
     }
     content = {
-        "methods": {"sgd": entry},
-        "machine": {"cpu": "A processor"},
-        "protocol": {"epochs": what.epochs},
+        **records.summarised({"sgd": [runs]}),
+        **dict.fromkeys(("command", "date"), ""),
+        "complete": True,
+        "seconds": 1.0,
+        "dataset": {"title": "digits", "train": 384, "validation": 516, "test": 897},
+        "config": {"methods": ["sgd"], "seeds": 2, "splits": 1, "label_noise": 0.0},
+        "notes": [],
+        "machine": {**files.machine(), "cpu": "A processor"},
+        "versions": {},
+        "protocol": {"model": "MLP", "epochs": what.epochs, "pixels": "pixel / 16"},
     }
-    (tmp_path / "digits").mkdir()
-    (tmp_path / "digits" / "results.json").write_text(json.dumps(content))
+    COMPARISON.write(tmp_path / "digits" / "results.json", content)
     found = ours(row, tmp_path)
     assert found is not None
-    assert (found.accuracy, found.spread) == (pytest.approx(95.12), pytest.approx(0.34))
-    assert found.seeds == 5
-    assert found.source == "Ours, 5 seeds, A processor (results/reference/reproduce/digits)"
+    # 34 hundredths of a percent on either side, times the square root of 2.
+    assert (found.accuracy, found.spread) == (
+        pytest.approx(95.12),
+        pytest.approx(0.34 * math.sqrt(2)),
+    )
+    assert found.seeds == 2
+    assert found.source == "Ours, 2 seeds, A processor (results/reference/reproduce/digits)"
     # With other settings it is another experiment.
     faster = replace(row, experiment=replace(what, learning_rate=0.9))
     assert ours(faster, tmp_path) is None
@@ -608,3 +612,7 @@ def test_what_is_not_published_is_expected_as_we_got_it(tmp_path):
     assert ours(shorter, tmp_path) is None
     assert ours(ROWS["digits_sam"], tmp_path) is None
     assert ours(ROWS["mnist_1000_sgd"], tmp_path) is None
+    # As are other pixels.
+    content["protocol"] |= {"pixels": "(pixel - 33.32) / 78.57"}
+    COMPARISON.write(tmp_path / "other" / "digits" / "results.json", content)
+    assert ours(row, tmp_path / "other") is None

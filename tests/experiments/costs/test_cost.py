@@ -16,7 +16,8 @@ pytestmark = pytest.mark.xdist_group("cost")
 
 @pytest.fixture(scope="module")
 def costs(digits):
-    model = pure(DIGITS.build(digits.shape, digits.classes), DIGITS.keep)
+    build = DIGITS.experiment.build(digits.shape, digits.classes)
+    model = pure(build, DIGITS.keep)
     train = training_split(digits, DIGITS, 0).train
     batch = Examples(train.inputs[:128], train.labels[:128])
     # Not all: what is left out is made of the same parts.

@@ -84,7 +84,7 @@ def test_methods_start_from_the_same_weights(protocol, model):
 
 
 def test_training_works_and_hyperparameters_need_no_compilation(digits, protocol, model):
-    longer = replace(protocol, train=384, batch_size=128, epochs=30)
+    longer = protocol.changed(train_examples=384, batch_size=128, epochs=30)
     examples = training_split(digits, longer, 0).train
     training = trainer(METHODS["k_sam"], model, longer)
     for rate in (0.1, 0.2):

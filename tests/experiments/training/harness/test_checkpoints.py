@@ -89,7 +89,7 @@ def test_a_damaged_config_is_named(stopped):
     (stopped / "config.json").write_text('{"name": "digits')
     found = runs.run(stopped)
     runs.assert_one_line(found, 2)
-    assert f"{stopped}/config.json can't be read" in found.err
+    assert f"{stopped}/config.json is not the settings of a run" in found.err
     assert "delete it, or give another --out" in found.err
 
 

@@ -1,0 +1,43 @@
+"""What race.json has."""
+
+from typing import NotRequired, TypedDict
+
+from experiments.shell.formats import Format, Made, Versioned
+from experiments.training.harness.contents import Settings
+
+
+class LapContent(TypedDict):
+    """See `experiments.racing.laps.Lap`."""
+
+    step: int
+    seconds: float
+    score: float | None
+    examples: float
+
+
+# Of one seed: each method's laps.
+Seed = dict[str, list[LapContent]]
+
+
+class Race(Made):
+    """Of one table. Pixels: how they are scaled, where the data set says so itself."""
+
+    table: str
+    title: str
+    baseline: str
+    origin: str
+    settings: dict[str, Settings]
+    laps: int
+    pixels: NotRequired[str]
+    seeds: list[Seed]
+
+
+class Stopped(Versioned):
+    """Of a race that was stopped: its settings and machine, and what was raced."""
+
+    about: dict
+    seeds: list[Seed]
+
+
+RACE = Format("a race", Race, version=1, remedy="run experiments.race again")
+STOPPED = Format("a stopped race", Stopped, version=1, remedy=RACE.remedy)
