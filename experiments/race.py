@@ -30,8 +30,9 @@ from experiments.configs.options import DataDir
 from experiments.configs.rows import ROWS
 from experiments.data import catalogue
 from experiments.racing import entries, page
-from experiments.racing.contents import RACE, STOPPED, LapContent, Seed
+from experiments.racing.contents import RACE, STOPPED, LapContent, Seed, StepsContent
 from experiments.racing.laps import Lap, race
+from experiments.racing.operations import mean_operations
 from experiments.results import output, terminal
 from experiments.shell import cli, files, progress
 from experiments.training.harness import folder, job
@@ -83,8 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     base, experiments = _checked(config)
     where = cli.writable(config.out / config.table)
     console = progress.console()
-    seeds = _raced(config, base, experiments, where, console)
-    content = _content(config, base, experiments, seeds)
+    jobs = Jobs(config.data_dir, console)
+    seeds = _raced(config, base, experiments, where, console, jobs)
+    content = _content(config, base, experiments, seeds) | _operations(
+        base, experiments, seeds, jobs
+    )
     content = RACE.write(where / RESULT, content)
     console.print(terminal.table(page.HEADERS, page.rows(content), page.title(content)))
     console.print(page.note(content), style="dim", highlight=False)
@@ -132,13 +136,13 @@ def _raced(
     experiments: Mapping[str, Experiment],
     where: Path,
     console: Console,
+    jobs: Jobs,
 ) -> list[Seed]:
     """Of each seed, each method's laps; what an earlier run has done isn't repeated."""
     about = _about(config, experiments)
     seeds = _kept(where, about)[: config.seeds]
     if seeds:
         console.print(f"{len(seeds)} of {config.seeds} seeds were raced before")
-    jobs = Jobs(config.data_dir, console)
     missing = range(len(seeds), config.seeds)
     with progress.Display(console, len(missing)) as display:
         for seed in missing:
@@ -163,9 +167,23 @@ def _one(
 
     found = race(jobs, laps, done)
     display.end(f"{len(jobs)} methods, {time.monotonic() - began:.0f} s")
-    return {
-        name: [LapContent(**lap._asdict()) for lap in laps] for name, laps in found.items()
-    }
+    return {name: [_plain(lap) for lap in laps] for name, laps in found.items()}
+
+
+def _plain(lap: Lap) -> LapContent:
+    kinds = [StepsContent(**kind._asdict()) for kind in lap.kinds]
+    return LapContent(**{**lap._asdict(), "kinds": kinds})
+
+
+def _operations(
+    base: Row, experiments: Mapping[str, Experiment], seeds: list[Seed], jobs: Jobs
+) -> dict[str, Any]:
+    """Of a mean step of each method; nothing where an earlier race didn't count steps."""
+    races = page.races(experiments, seeds)
+    if not all(lap.kinds for runs in races.values() for laps in runs for lap in laps):
+        return {}
+    mine = {name: jobs.of(base.name, one) for name, one in experiments.items()}
+    return {"operations": mean_operations(mine, races)}
 
 
 def _about(config: Config, experiments: Mapping[str, Experiment]) -> dict[str, Any]:

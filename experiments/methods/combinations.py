@@ -1,5 +1,7 @@
 """Methods that are combinations of the library's parts."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import optax
@@ -57,6 +59,41 @@ def random_k_sam(
     """The control of K-SAM: as many examples, drawn at random, in both passes; cost 6m."""
     drawn = ksam_jax.random_subset(m, seed)
     return _in_both(drawn, rho, axis_name, sync_ascent, groups)
+
+
+def k_sam_at(
+    share: float, climbs: bool
+) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """All steps of which are like one of `k_sam()` whose k follows training."""
+    return partial(ksam_jax.k_sam, k=share) if climbs else _without_climb(share)
+
+
+def k_momentum_at(
+    share: float, climbs: bool
+) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """The same of `k_momentum_sam()`."""
+    return partial(ksam_jax.k_momentum_sam, k=share) if climbs else _without_climb(share)
+
+
+def sam_at(
+    share: float, climbs: bool
+) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """The same of SAM in some of the steps."""
+    return ksam_jax.sam if climbs else _without_climb(share)
+
+
+def _without_climb(share: float) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """The mean over the batch of so many of its highest losses' gradients."""
+
+    def descent(
+        rho: Any = 0.0, decay: Any = 0.9, **devices: Any
+    ) -> optax.GradientTransformationExtraArgs:
+        del rho
+        if share == 1.0:
+            return ksam_jax.mean_gradient(**devices)
+        return ksam_jax.k_momentum_sam(0.0, k=share, decay=decay, **devices)
+
+    return descent
 
 
 def _in_both(

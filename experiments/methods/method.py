@@ -53,6 +53,8 @@ class Method:
       cost: what a step of it costs; None: it isn't measured.
       words: in the table to choose by; None: it isn't there.
       explained: what is said below a table of it, see `experiments.methods.explained`.
+      at: of a method whose steps differ: (share of the examples, whether it climbs) ->
+        as `gradient`, a method all of whose steps are such ones; None: all steps are alike.
     """
 
     name: str
@@ -70,6 +72,9 @@ class Method:
     cost: Cost | None = None
     words: Words | None = None
     explained: tuple[str, ...] = ()
+    at: (
+        Callable[[float, bool], Callable[..., optax.GradientTransformationExtraArgs]] | None
+    ) = None
 
     @property
     def takes(self) -> Mapping[str, inspect.Parameter]:

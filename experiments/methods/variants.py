@@ -6,9 +6,12 @@ import ksam_jax
 from experiments.methods import explained
 from experiments.methods.colours import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from experiments.methods.combinations import (
+    k_momentum_at,
+    k_sam_at,
     random_k_sam,
     remembered_k_momentum_sam,
     remembered_k_sam,
+    sam_at,
     sam_last_fifth,
 )
 from experiments.methods.cost import Cost
@@ -27,6 +30,7 @@ ROWS = (
         "K-SAM",
         by_default=False,
         explained=(explained.K_SAM,),
+        at=k_sam_at,
     ),
     Method(
         "k_momentum_following",
@@ -38,6 +42,7 @@ ROWS = (
         "K-Momentum",
         by_default=False,
         explained=(explained.MOMENTUM,),
+        at=k_momentum_at,
     ),
     Method(
         "k_sam_over_batch",
@@ -113,6 +118,7 @@ ROWS = (
         "P",
         "follows, no climb",
         by_default=False,
+        at=k_momentum_at,
     ),
     Method(
         "sam_last_fifth",
@@ -123,6 +129,7 @@ ROWS = (
         "8",
         scheduled=True,
         by_default=False,
+        at=sam_at,
     ),
     Method(
         "k_sam_remembered",

@@ -6,6 +6,14 @@ from experiments.shell.formats import Format, Made, Versioned
 from experiments.training.harness.contents import Settings
 
 
+class StepsContent(TypedDict):
+    """See `experiments.racing.laps.Steps`."""
+
+    examples: float
+    climbs: bool
+    number: int
+
+
 class LapContent(TypedDict):
     """See `experiments.racing.laps.Lap`."""
 
@@ -13,6 +21,7 @@ class LapContent(TypedDict):
     seconds: float
     score: float | None
     examples: float
+    kinds: NotRequired[list[StepsContent]]
 
 
 # Of one seed: each method's laps.
@@ -20,7 +29,11 @@ Seed = dict[str, list[LapContent]]
 
 
 class Race(Made):
-    """Of one table. Pixels: how they are scaled, where the data set says so itself."""
+    """Of one table.
+
+    Pixels: how they are scaled, where the data set says so itself. Operations: of a mean
+    step of each method, see `experiments.racing.operations`.
+    """
 
     table: str
     title: str
@@ -29,6 +42,7 @@ class Race(Made):
     settings: dict[str, Settings]
     laps: int
     pixels: NotRequired[str]
+    operations: NotRequired[dict[str, float]]
     seeds: list[Seed]
 
 

@@ -5,6 +5,7 @@ at a time; the order changes from lap to lap. Compiling isn't timed, and neither
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,7 +19,21 @@ from experiments.data.pipeline import Batches
 from experiments.processes import sharded
 from experiments.training.harness import judging
 from experiments.training.harness.job import Job
-from experiments.training.step import Note, TrainState
+from experiments.training.step import UNKNOWN, Note, TrainState
+
+
+class Steps(NamedTuple):
+    """Steps of one kind.
+
+    Attributes:
+      examples: the share of the examples that decides the descent.
+      climbs: whether there is a climb.
+      number: how many steps were such ones.
+    """
+
+    examples: float
+    climbs: bool
+    number: int
 
 
 class Lap(NamedTuple):
@@ -30,12 +45,14 @@ class Lap(NamedTuple):
       score: on the validation examples, by the dataset's metric; None if the weights
         aren't finite.
       examples: mean share of the examples that decided the descent in this lap's steps.
+      kinds: of those steps; empty in races that were run before they were counted.
     """
 
     step: int
     seconds: float
     score: float | None
     examples: float
+    kinds: tuple[Steps, ...] = ()
 
 
 @dataclass
@@ -97,14 +114,22 @@ def _run(runner: _Runner, end: int) -> None:
     for _ in range(runner.laps[-1].step if runner.laps else 0, end):
         rows = _rows(runner.job, runner.batches)
         runner.state, note = runner.step(runner.state, rows, seed)
-        notes.append(note.examples)
+        notes.append((note.examples, note.perturbation_norm))
     jax.block_until_ready(runner.state)
     runner.seconds += time.perf_counter() - began
-    shares = np.asarray(jax.device_get(notes))
-    # A baseline that is no method doesn't know: it takes all.
-    share = float(np.mean(np.where(shares <= 1, shares, 1.0)))
-    lap = Lap(end, runner.seconds, judging.on_validation(runner.job, runner.state), share)
-    runner.laps.append(lap)
+    score = judging.on_validation(runner.job, runner.state)
+    kinds = _kinds(notes)
+    share = sum(kind.examples * kind.number for kind in kinds) / len(notes)
+    runner.laps.append(Lap(end, runner.seconds, score, share, kinds))
+
+
+def _kinds(notes: Sequence[tuple[jax.Array, jax.Array]]) -> tuple[Steps, ...]:
+    shares, radii = np.asarray(jax.device_get(notes)).T
+    # A baseline that is no method knows neither: it takes all, and doesn't climb.
+    shares = np.where(shares <= 1, shares, 1.0).round(6)
+    climbs = (radii > 0) & (radii < UNKNOWN)
+    counts = Counter(zip(shares.tolist(), climbs.tolist(), strict=True))
+    return tuple(Steps(*kind, number) for kind, number in sorted(counts.items()))
 
 
 def _rows(job: Job, batches: Batches) -> Any:

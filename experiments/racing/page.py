@@ -1,15 +1,16 @@
 """A race as a table, a note and a picture, from the content of race.json."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from experiments.racing import entries, summary
-from experiments.racing.contents import Race
-from experiments.racing.laps import Lap
+from experiments.racing.contents import LapContent, Race, Seed
+from experiments.racing.laps import Lap, Steps
 from experiments.racing.summary import Summary
 from experiments.results.markdown import table
-from experiments.results.plots import races
+from experiments.results.plots import races as pictures
 from experiments.results.plots.lines import Curve
 
 PICTURE = "race.png"
@@ -20,6 +21,7 @@ HEADERS = (
     "never",
     "all of its time",
     "examples",
+    "operations",
     "ends at %",
     "difference, points",
 )
@@ -32,13 +34,19 @@ def title(content: Race) -> str:
 
 def rows(content: Race) -> list[tuple[str, ...]]:
     """One row of cells per method."""
-    found = summary.summarise(_races(content), content["baseline"])
+    base, counted = content["baseline"], content.get("operations")
+    found = summary.summarise(_races(content), base)
     return [
-        _row(entries.label(name, content["baseline"]), one) for name, one in found.items()
+        _row(
+            entries.label(name, base),
+            one,
+            counted[name] / counted[base] if counted else None,
+        )
+        for name, one in found.items()
     ]
 
 
-def _row(label: str, one: Summary) -> tuple[str, ...]:
+def _row(label: str, one: Summary, operations: float | None) -> tuple[str, ...]:
     never = sum(share is None for share in one.reached)
     median = one.median_reached
     known = [score for score in one.scores if score is not None]
@@ -49,6 +57,7 @@ def _row(label: str, one: Summary) -> tuple[str, ...]:
         f"{never} of {len(one.reached)}",
         f"{np.median(one.time):.2f}",
         f"{one.examples:.2f}",
+        "-" if operations is None else f"{operations:.2f}",
         mean,
         _difference(one),
     )
@@ -71,10 +80,11 @@ def note(content: Race) -> str:
         f"radius is a method's own. There: the first of {content['laps']} looks at which "
         f"the validation accuracy is that of {_baseline(content)} at its end, median over "
         f"seeds. Never: seeds that didn't get there. Examples: mean share that decided the "
-        f"descent. Differences are paired by seed, with 95% intervals. Time is training "
-        f"alone, in turns on {machine['cores']} cores, {machine['cpu']}, JAX "
-        f"{content['versions']['jax']}; {first['experiment']['epochs']} epochs. Command: "
-        f"`{content['command']}`"
+        f"descent. Operations: XLA's count for a whole step against "
+        f"{_baseline(content)}'s, the mean over the steps that there were. Differences are "
+        f"paired by seed, with 95% intervals. Time is training alone, in turns on "
+        f"{machine['cores']} cores, {machine['cpu']}, JAX {content['versions']['jax']}; "
+        f"{first['experiment']['epochs']} epochs. Command: `{content['command']}`"
     )
 
 
@@ -94,7 +104,7 @@ def draw(content: Race, path: Path) -> None:
         f"settings, in turns on one machine.\nDashed: where {_baseline(content)} ends."
     )
     heading = f"Who is first at {_baseline(content)}'s accuracy?"
-    races.race(curves, path, title=heading, note=about, y="validation accuracy, %")
+    pictures.race(curves, path, title=heading, note=about, y="validation accuracy, %")
 
 
 def _curve(name: str, found: summary.Races, base: str) -> Curve:
@@ -119,8 +129,15 @@ def _baseline(content: Race) -> str:
 
 
 def _races(content: Race) -> dict[str, list[list[Lap]]]:
+    return races(content["settings"], content["seeds"])
+
+
+def races(names: Iterable[str], seeds: Iterable[Seed]) -> dict[str, list[list[Lap]]]:
     """By method, the laps of each seed."""
-    return {
-        name: [[Lap(**lap) for lap in seed[name]] for seed in content["seeds"]]
-        for name in content["settings"]
-    }
+    seeds = list(seeds)
+    return {name: [[_lap(lap) for lap in seed[name]] for seed in seeds] for name in names}
+
+
+def _lap(lap: LapContent) -> Lap:
+    kinds = tuple(Steps(**kind) for kind in lap.get("kinds", ()))
+    return Lap(**{**lap, "kinds": kinds})

@@ -131,7 +131,8 @@ def test_a_stopped_run_leaves_what_it_had_and_the_old_results(
 
     def stopped(study, methods, splits, console, on_result, extra):
         values = ("test_accuracy", "validation_accuracy", "train_loss", "sharpness")
-        on_result({"sgd": [{name: [0.5] for name in values}]})
+        run = {"split": 0, "hyperparameters": {}, "seconds": 1.0}
+        on_result({"sgd": [run | {name: [0.5] for name in values}]})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(compare, "train_all", stopped)

@@ -3,16 +3,21 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
+from rich.console import Console
 
 from experiments import race
 from experiments.configs.rows import ROWS
-from experiments.racing import entries, laps, page, summary
+from experiments.processes import sharded
+from experiments.racing import entries, laps, operations, page, summary
 from experiments.racing.laps import Lap
 from experiments.results import output, plots
 from experiments.results.plots import lines
 from experiments.shell import cli
+from experiments.training.harness import grid
 
 # All tests read what one race has left, so they belong into one process.
 pytestmark = pytest.mark.xdist_group("race")
@@ -78,6 +83,65 @@ def test_laps_are_spread_over_each_one_s_own_steps(first):
         assert sorted(seconds) == seconds
         assert all(0 <= lap["score"] <= 1 for lap in found)
     assert {lap["examples"] for lap in one["sgd"]} == {1.0}
+
+
+def test_each_lap_knows_its_steps(first):
+    for seed in read(first / "race.json")["seeds"]:
+        for name, found in seed.items():
+            ends = [0, *(lap["step"] for lap in found)]
+            for lap, before in zip(found, ends, strict=False):
+                numbers = [kind["number"] for kind in lap["kinds"]]
+                assert sum(numbers) == lap["step"] - before
+                carried = sum(kind["examples"] * kind["number"] for kind in lap["kinds"])
+                assert lap["examples"] == pytest.approx(carried / sum(numbers))
+                assert {kind["climbs"] for kind in lap["kinds"]} == {False}, name
+                shares = {kind["examples"] for kind in lap["kinds"]}
+                assert shares <= ({0.25, 0.5, 1.0} if "k_sam" in name else {1.0})
+
+
+def test_operations_are_of_the_steps_that_there_were(first):
+    """All of the method took a quarter, without a climb; XLA counts what a device has."""
+    content = read(first / "race.json")
+    counted = content["operations"]
+    assert counted["half"] == counted["sgd"]
+    assert counted["half_batch"] < counted["sgd"]
+    laps = [lap for seed in content["seeds"] for lap in seed["k_sam_following"]]
+    assert {kind["examples"] for lap in laps for kind in lap["kinds"]} == {0.25}
+    assert counted["k_sam_following"] < counted["sgd"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "least", "most"),
+    [
+        ("k_sam_following", [(0.25, False, 1)], 0.55, 0.6),
+        ("k_sam_following", [(0.25, True, 1)], 0.75, 0.85),
+        # A forward pass of all, a backward pass of a quarter: without a climb nearly.
+        ("k_momentum_following", [(0.25, True, 1)], 0.55, 0.6),
+        ("k_sam_following", [(1.0, False, 1)], 0.99, 1.06),
+        ("k_sam_following", [(0.25, False, 3), (1.0, False, 1)], 0.6, 0.71),
+        ("sam_last_fifth", [(1.0, False, 4), (1.0, True, 1)], 1.19, 1.25),
+        ("sam", [(1.0, True, 5)], 1.99, 2.05),
+    ],
+)
+def test_each_kind_of_step_counts_as_often_as_it_ran(name, kinds, least, most, monkeypatch):
+    """On one device with 128 examples: a dense network's forward pass is a third of SGD's
+    step, and so is each half of a backward pass, but for what is done for each weight."""
+    one = Mesh(np.array(jax.devices()[:1]), (sharded.DATA,))
+    monkeypatch.setattr(sharded, "data_mesh", lambda: one)
+    config = race.Config(methods=(name,), validation_examples=100)
+    base, experiments = race._checked(config)
+    jobs = grid.Jobs(None, Console(quiet=True))
+    mine = {one: jobs.of(base.name, what) for one, what in experiments.items()}
+    plain = Lap(1, 1.0, 0.5, 1.0, (laps.Steps(1.0, climbs=False, number=1),))
+    own = Lap(1, 1.0, 0.5, 1.0, tuple(laps.Steps(*kind) for kind in kinds))
+    found = operations.mean_operations(mine, {"sgd": [[plain]], name: [[own]]})
+    assert least <= found[name] / found["sgd"] <= most
+
+
+def test_without_the_kinds_of_steps_there_are_no_operations(first):
+    content = read(first / "race.json")
+    del content["operations"]
+    assert {row[5] for row in page.rows(content)} == {"-"}
 
 
 def test_two_seeds_are_two_trainings(first):
@@ -213,14 +277,15 @@ def test_the_table_has_a_row_for_each(first):
     ]
     assert all(len(row) == len(page.HEADERS) for row in rows)
     assert rows[0][3] == "1.00"
-    assert rows[0][6].startswith("+0.00")
+    assert rows[0][5] == "1.00"
+    assert rows[0][7].startswith("+0.00")
 
 
 def test_what_broke_down_is_said():
     one = summary.summarise({"sgd": [runs(0.5, None)]}, "sgd")["sgd"]
-    row = page._row("SGD", one)
+    row = page._row("SGD", one, 1.0)
     assert row[1:3] == ("-", "1 of 1")
-    assert row[5:] == ("broke down", "-")
+    assert row[6:] == ("broke down", "-")
 
 
 def test_the_note_tells_how_and_on_what(first):

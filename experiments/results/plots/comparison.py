@@ -58,7 +58,8 @@ def _points(content: Comparison, name: str, entry: Entry) -> list[tuple[str, Poi
     if "cost" not in entry or values["mean"] is None:
         return []
     mean, low, high = values["mean"], values["low"], values["high"]
-    if low is None or high is None:
+    # Of one split there is no interval: it is None in a file, and NaN before.
+    if entry["summary"]["splits"] == 1 or low is None or high is None:
         std = values["std_over_seeds"] or 0.0
         low, high = mean - std, mean + std
     x, _ = contents.against(entry["cost"], wording.baseline(content))

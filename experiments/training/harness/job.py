@@ -37,6 +37,7 @@ class Job(NamedTuple):
       experiment: what to train.
       inputs: its examples.
       mesh: the devices.
+      kind: of its examples.
       programs: the compiled functions.
     """
 
@@ -44,6 +45,7 @@ class Job(NamedTuple):
     experiment: Experiment
     inputs: Inputs
     mesh: Mesh
+    kind: Kind
     programs: Programs
 
     @property
@@ -106,7 +108,8 @@ def prepare(
     kind = Kind(
         train.shape, train.classes, train.size, found.normalization, train.vocabulary
     )
-    return Job(name, experiment, found, mesh, programs.programs(experiment, mesh, kind))
+    made = programs.programs(experiment, mesh, kind)
+    return Job(name, experiment, found, mesh, kind, made)
 
 
 def check(experiment: Experiment) -> None:

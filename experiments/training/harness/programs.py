@@ -18,6 +18,7 @@ from experiments.data.pipeline import Rows
 from experiments.data.preparation import Preparation
 from experiments.judging import objectives
 from experiments.judging.rise import uphill
+from experiments.methods import Method
 from experiments.models.pure import PureModel, Variables, pure
 from experiments.processes.sharded import DATA, abstract
 from experiments.training import step
@@ -75,29 +76,34 @@ class Programs(NamedTuple):
         return abstract(state, mesh, P())
 
 
-def programs(experiment: Experiment, mesh: Mesh, kind: Kind) -> Programs:
+def programs(
+    experiment: Experiment, mesh: Mesh, kind: Kind, method: Method | None = None
+) -> Programs:
     """Makes them; experiments that differ in their seed only share them.
 
     Args:
       experiment: what to train.
       mesh: of one axis, the examples of a batch.
       kind: of the examples.
+      method: in the place of the experiment's.
 
     Raises:
       UsageError: if the model, the method or one of its arguments doesn't exist.
     """
-    return _programs(dataclasses.replace(experiment, seed=0), mesh, kind)
+    return _programs(dataclasses.replace(experiment, seed=0), mesh, kind, method)
 
 
 @functools.lru_cache(maxsize=8)
-def _programs(experiment: Experiment, mesh: Mesh, kind: Kind) -> Programs:
+def _programs(
+    experiment: Experiment, mesh: Mesh, kind: Kind, method: Method | None
+) -> Programs:
     objective = objectives.objective(kind.classes, experiment.label_smoothing)
     build = experiment.build(kind.shape, kind.classes, kind.vocabulary)
     model = pure(build, "auto", objective)
     prepared = catalogue.named(experiment.dataset).preparation(
         kind.normalization, experiment.augmentation, experiment.dropout
     )
-    make = functools.partial(updates.optimizer, experiment, kind.examples)
+    make = functools.partial(updates.optimizer, experiment, kind.examples, method=method)
 
     def init(seed: Int[Array, ""]) -> Variables:
         return model.init(jax.random.fold_in(jax.random.key(seed), WEIGHTS))

@@ -8,6 +8,7 @@ import ksam_jax
 from experiments import methods
 from experiments.configs.experiment import OWN, Experiment
 from experiments.methods import METHODS
+from experiments.methods.method import Method
 from experiments.processes.sharded import DATA
 from experiments.shell.cli import UsageError
 from experiments.training import optimizers
@@ -17,20 +18,23 @@ from experiments.training.step import Optimizer
 SCALED = "float16"
 
 
-def optimizer(experiment: Experiment, examples: int, seed: Any) -> Optimizer:
+def optimizer(
+    experiment: Experiment, examples: int, seed: Any, method: Method | None = None
+) -> Optimizer:
     """The method, in front of the base optimizer.
 
     Args:
       experiment: names both.
       examples: to train on.
       seed: of methods that draw random numbers.
+      method: in the place of the experiment's.
 
     Raises:
       UsageError: if the method doesn't take one of its arguments, or needs another.
       ValueError, TypeError: what the method itself says of their values.
     """
     gradient = methods.gradient(
-        METHODS[experiment.method],
+        method or METHODS[experiment.method],
         _own(experiment),
         seed,
         num_examples=examples,
