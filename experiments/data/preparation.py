@@ -7,7 +7,7 @@ from experiments.data import augment
 from experiments.data.augment import Augmentation
 from experiments.data.examples import Batch
 from experiments.data.normalization import Normalization, normalized
-from experiments.data.pipeline import Rows
+from experiments.data.rows import Rows
 
 # Of the run's seed; weights and augmentation have others (`experiments.data.augment`).
 DROPOUT = 3

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.models import CNN, MLP, VGG, PyramidNet, ResNet, ViT, WideResNet
-from experiments.models.bert import BertClassifier, BertConfig
+from experiments.models.bert import BertClassifier
+from experiments.models.bert_config import BertConfig
 from experiments.models.bottleneck import BottleneckResNet
 from experiments.models.huggingface import read_config
 from experiments.models.text import TextTransformer

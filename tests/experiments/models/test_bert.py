@@ -27,7 +27,8 @@ from safetensors.numpy import save_file
 import ksam_jax
 from experiments.data.tokens import Tokens
 from experiments.models import zoo
-from experiments.models.bert import BASE, Bert, BertClassifier, BertConfig
+from experiments.models.bert import Bert, BertClassifier
+from experiments.models.bert_config import BASE, BertConfig
 from experiments.models.huggingface import load, put, read_config, weights
 from experiments.shell.cli import UsageError
 

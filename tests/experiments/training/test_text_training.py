@@ -24,7 +24,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 import ksam_jax
 from experiments import train
 from experiments.data import augment, glue, preparation
-from experiments.data.pipeline import Rows
+from experiments.data.rows import Rows
 from experiments.models import pure, zoo
 from experiments.models.text import TextTransformer
 from experiments.processes import sharded
