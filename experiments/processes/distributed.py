@@ -121,11 +121,7 @@ def _check_all_or_none(options: Options) -> None:
 
 def _join(options: Options, again: str) -> Watch:
     assert options.coordinator is not None
-    host, port = host_and_port(options.coordinator)
-    if options.process_id == 0:
-        check_free(host, port)
-    else:
-        await_listener(host, port, options.start_timeout)
+    _check_coordinator(options, *host_and_port(options.coordinator))
     name = f"process {options.process_id} of {options.num_processes}"
     watch = Watch(again)
     watch.starting(
@@ -133,15 +129,7 @@ def _join(options: Options, again: str) -> Watch:
         f"which it waits --start-timeout {options.start_timeout} seconds"
     )
     try:
-        _initialize(
-            options,
-            coordinator_address=options.coordinator,
-            num_processes=options.num_processes,
-            process_id=options.process_id,
-            cluster_detection_method="deactivate",
-            # Not for all the world, if all processes are on one machine.
-            coordinator_bind_address=options.coordinator if is_loopback(host) else None,
-        )
+        _initialize(options, **_told(options))
     except jax.errors.JaxRuntimeError as error:
         watch.close()
         raise cli.UsageError(
@@ -150,6 +138,28 @@ def _join(options: Options, again: str) -> Watch:
         ) from error
     watch.started(name)
     return watch
+
+
+def _check_coordinator(options: Options, host: str, port: int) -> None:
+    """Raises a UsageError if the processes can't meet there."""
+    if options.process_id == 0:
+        check_free(host, port)
+    else:
+        await_listener(host, port, options.start_timeout)
+
+
+def _told(options: Options) -> dict[str, Any]:
+    """What JAX is told instead of looking for a cluster."""
+    assert options.coordinator is not None
+    host, _ = host_and_port(options.coordinator)
+    return {
+        "coordinator_address": options.coordinator,
+        "num_processes": options.num_processes,
+        "process_id": options.process_id,
+        "cluster_detection_method": "deactivate",
+        # Not for all the world, if all processes are on one machine.
+        "coordinator_bind_address": options.coordinator if is_loopback(host) else None,
+    }
 
 
 def _initialize(options: Options, **which: Any) -> None:

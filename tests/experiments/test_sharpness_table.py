@@ -26,6 +26,9 @@ from experiments.training.evaluation import evaluator, losses_of
 from experiments.training.splits import training_split
 from experiments.training.study import Trained
 
+# What is compiled once serves several tests.
+pytestmark = pytest.mark.xdist_group("sharpness")
+
 NAMES = ("one_step", "ascent", "adaptive", "in_groups", "top_eigenvalue", "trace")
 
 

@@ -17,6 +17,9 @@ from experiments.models.pure import pure
 from experiments.training import step
 from experiments.training.step import Optimizer
 
+# What is compiled once serves several tests.
+pytestmark = pytest.mark.xdist_group("step")
+
 N, RATE, DECAY, RHO = 6, 0.3, 0.05, 0.2
 # Flax's: what is kept of the running statistics, and what is added to the variance.
 KEPT, EPSILON = 0.99, 1e-5
