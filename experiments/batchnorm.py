@@ -31,8 +31,8 @@ from tyro.conf import arg
 from experiments.configs.compare import CIFAR10
 from experiments.configs.options import DataDir
 from experiments.data import catalogue, memory
-from experiments.data.augment import Normalization, normalized
 from experiments.data.examples import Dataset, Examples
+from experiments.data.normalization import Normalization, normalized
 from experiments.models import ResNet
 from experiments.pages.batchnorm import BATCHNORM
 from experiments.shell import cli, files, progress

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from experiments.data import glue, imagenet
-from experiments.data.augment import Normalization
 from experiments.data.examples import Dataset, Kind
 from experiments.data.images import Digits, Images
 from experiments.data.named import Named
+from experiments.data.normalization import Normalization
 from experiments.data.streamed import ImageNet
 from experiments.data.texts import of_task
 from experiments.shell.cli import one_of

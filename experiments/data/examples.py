@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from experiments.data.augment import Normalization, statistics
+from experiments.data.normalization import Normalization, statistics
 
 
 class Examples(NamedTuple):

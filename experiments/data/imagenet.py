@@ -21,8 +21,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from experiments.data import prepared
-from experiments.data.augment import Normalization
 from experiments.data.examples import Dataset, Examples
+from experiments.data.normalization import Normalization
 from experiments.shell.cli import UsageError, one_of
 
 NAME = "imagenet2012"

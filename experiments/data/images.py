@@ -11,10 +11,10 @@ from jaxtyping import Int
 from rich.console import Console
 
 from experiments.data import memory
-from experiments.data.augment import Normalization
 from experiments.data.drawn import drawn
 from experiments.data.examples import Dataset, Examples
 from experiments.data.named import WORTH_A_LINE, Inputs, NamedImages, Wanted, together
+from experiments.data.normalization import Normalization
 from experiments.data.prepared import data_source
 from experiments.shell.cli import UsageError
 

@@ -10,8 +10,9 @@ import numpy as np
 from rich.console import Console
 
 from experiments.data import memory
-from experiments.data.augment import Augmentation, Normalization
+from experiments.data.augment import Augmentation
 from experiments.data.examples import Dataset, Kind
+from experiments.data.normalization import Normalization
 from experiments.data.preparation import Preparation, of_images
 
 WORTH_A_LINE = 2000

@@ -13,27 +13,9 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from experiments.data.examples import Dataset, Examples
-from experiments.data.memory import compact
+from experiments.data.examples import Dataset
+from experiments.data.rows import Rows, as_rows, loaded, own_rows
 from experiments.shell.cli import UsageError
-
-
-class Rows(NamedTuple):
-    """One process's rows of a batch; every leaf has them along its leading axis.
-
-    Attributes:
-      inputs: images, uint8 (n, height, width, depth); or `experiments.data.tokens.Tokens`.
-      labels: int32 (n,), or float32 where a number is predicted.
-      index: the examples' numbers in the dataset, int32 (n,); -1 where evaluation has
-        filled up a batch.
-      epoch: in which they are seen, int32 (n,), the same for all: with the index and the
-        run's seed it gives each example its random key.
-    """
-
-    inputs: Any
-    labels: Any
-    index: Any
-    epoch: Any
 
 
 class _Numbered(NamedTuple):
@@ -83,7 +65,7 @@ class Batches(Iterator[Rows]):
             # It names the vocabulary, without which tokens mean nothing.
             self._same["source"] = dataset.source
         self.steps_per_epoch = dataset.size // batch_size
-        self._plan = _plan(dataset, batch_size, seed, _own_rows(rows, batch_size))
+        self._plan = _plan(dataset, batch_size, seed, own_rows(rows, batch_size))
         self._start(0)
 
     def _start(self, step: int) -> None:
@@ -151,7 +133,7 @@ def evaluation(
       UsageError: if the batch size or a row is out of range.
     """
     _at_least("batch_size", batch_size, 1)
-    return _in_order(dataset, batch_size, _own_rows(rows, batch_size))
+    return _in_order(dataset, batch_size, own_rows(rows, batch_size))
 
 
 def _in_order(
@@ -160,9 +142,9 @@ def _in_order(
     for start in range(0, dataset.size, batch_size):
         numbers = start + rows
         # All batches have one shape, so that one compilation does for all.
-        loaded = _load(dataset, np.minimum(numbers, dataset.size - 1), 0)
-        index = np.where(numbers < dataset.size, loaded.index, np.int32(-1))
-        yield loaded._replace(index=index)
+        found = loaded(dataset, np.minimum(numbers, dataset.size - 1), 0)
+        index = np.where(numbers < dataset.size, found.index, np.int32(-1))
+        yield found._replace(index=index)
 
 
 def _plan(
@@ -193,20 +175,8 @@ def _order(examples: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
 def _drawn(dataset: Dataset, numbers: Int[np.ndarray, " n"], epoch: int, seed: int) -> Rows:
     """Examples to train on."""
     if dataset.random_fetch is None:
-        return _load(dataset, numbers, epoch)
-    return _rows(dataset, dataset.random_fetch(numbers, epoch, seed), numbers, epoch)
-
-
-def _load(dataset: Dataset, numbers: Int[np.ndarray, " n"], epoch: int) -> Rows:
-    return _rows(dataset, dataset.fetch(numbers), numbers, epoch)
-
-
-def _rows(
-    dataset: Dataset, examples: Examples, numbers: Int[np.ndarray, " n"], epoch: int
-) -> Rows:
-    inputs, labels = examples if dataset.vocabulary else compact(examples)
-    index = numbers.astype(np.int32)
-    return Rows(inputs, labels, index, np.full_like(index, epoch))
+        return loaded(dataset, numbers, epoch)
+    return as_rows(dataset, dataset.random_fetch(numbers, epoch, seed), numbers, epoch)
 
 
 def _fits(batch_size: int, dataset: Dataset) -> None:
@@ -220,16 +190,3 @@ def _fits(batch_size: int, dataset: Dataset) -> None:
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise UsageError(f"{name} must be at least {least}; got {value}")
-
-
-def _own_rows(rows: Int[np.ndarray, " n"] | None, batch_size: int) -> Int[np.ndarray, " n"]:
-    if rows is None:
-        return np.arange(batch_size)
-    inside = (rows >= 0) & (rows < batch_size)
-    if not inside.all() or len(np.unique(rows)) != len(rows):
-        raise UsageError(
-            f"rows must be different numbers from 0 to {batch_size - 1}, below batch_size; "
-            f"got {rows.tolist()}: experiments.processes.sharded.local_rows "
-            f"gives a process its own"
-        )
-    return rows

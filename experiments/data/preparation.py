@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from experiments.data import augment
-from experiments.data.augment import Augmentation, Normalization
+from experiments.data.augment import Augmentation
 from experiments.data.examples import Batch
-from experiments.data.pipeline import Rows
+from experiments.data.normalization import Normalization, normalized
+from experiments.data.rows import Rows
 
 # Of the run's seed; weights and augmentation have others (`experiments.data.augment`).
 DROPOUT = 3
@@ -32,7 +33,7 @@ def of_images(augmentation: Augmentation, normalization: Normalization) -> Prepa
         images = augment.augmented(augmentation, normalization, keys, rows.inputs)
         return Batch(images, rows.labels, rows.index)
 
-    return Preparation(batch, lambda rows: augment.normalized(normalization, rows.inputs))
+    return Preparation(batch, lambda rows: normalized(normalization, rows.inputs))
 
 
 def of_texts(dropout: float) -> Preparation:

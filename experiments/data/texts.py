@@ -12,11 +12,12 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from experiments.data import glue, memory, wordpiece
-from experiments.data.augment import Augmentation, Normalization
+from experiments.data.augment import Augmentation
 from experiments.data.drawn import drawn
 from experiments.data.examples import Dataset, Examples, Kind
 from experiments.data.glue import RawTexts
 from experiments.data.named import WORTH_A_LINE, Inputs, Named, Wanted, together
+from experiments.data.normalization import Normalization
 from experiments.data.preparation import Preparation, of_texts
 
 # Its test labels aren't public, so that everybody quotes these.

@@ -1,7 +1,4 @@
-"""A BERT from a folder as transformers' `save_pretrained` writes it.
-
-Nothing is unpickled: weights come from safetensors, and config.json is data.
-"""
+"""A BERT from a folder as transformers' `save_pretrained` writes it: what goes where."""
 
 import dataclasses
 import json
@@ -10,20 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 
 from experiments.data.tokens import PAD
-from experiments.models.bert import BertConfig
+from experiments.models.bert_config import BertConfig
+from experiments.models.checkpoint_files import (
+    CONFIG,
+    VOCABULARY,
+    json_of,
+    tensors,
+    text_of,
+)
 from experiments.shell.cli import UsageError
-
-CONFIG = "config.json"
-VOCABULARY = "vocab.txt"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"  # of weights in several files
-PICKLED = "pytorch_model.bin"
 
 # Where a leaf is in a tree of parameters, as `nnx.to_flat_state` has it.
 Place = tuple[Any, ...]
@@ -67,7 +63,7 @@ def read_config(folder: Path) -> BertConfig:
         `Bert` can be, or the vocabulary has more tokens than the model.
     """
     path = folder / CONFIG
-    content = _json(path)
+    content = json_of(path)
     for name, supported in _SUPPORTED.items():
         value = content.get(name, supported)
         if value != supported:
@@ -122,7 +118,7 @@ def weights(params: nnx.State, folder: Path) -> dict[Place, np.ndarray]:
     """
     wanted = {place: _name(place) for place, _ in nnx.to_flat_state(params)}
     shapes = {place: leaf.shape for place, leaf in nnx.to_flat_state(params)}
-    found = _tensors(_files(folder), set(wanted.values()))
+    found = tensors(folder, set(wanted.values()))
     given = {p: _as_here(p, found[name]) for p, name in wanted.items() if name in found}
     misfits = [p for p, weight in given.items() if weight.shape != shapes[p]]
     if any(wanted[place] in _HEAD for place in misfits):
@@ -189,84 +185,10 @@ def _check_complete(folder: Path, wanted: Collection[str], given: Collection[str
         )
 
 
-def _files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).exists():
-        parts = _json(folder / INDEX).get("weight_map")
-        names = set(map(str, parts.values())) if isinstance(parts, dict) else None
-        if not names:
-            raise UsageError(f"{folder / INDEX} must have a weight_map of names to files")
-        return [folder / name for name in sorted(names)]
-    if (folder / PICKLED).exists():
-        raise UsageError(
-            f"{folder} has its weights only in {PICKLED}, a pickle, which could run any "
-            f"code and isn't read; convert it with the safetensors library to {WEIGHTS}, "
-            f"where you trust it"
-        )
-    raise UsageError(
-        f"{folder} has no {WEIGHTS}; a checkpoint's folder has its weights there"
-    )
-
-
-def _tensors(files: list[Path], wanted: set[str]) -> dict[str, np.ndarray]:
-    """The tensors of these names, or of their older ones, in float32."""
-    found = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for stored in file.keys():  # noqa: SIM118 (not a dictionary)
-                    if (name := _modern(stored)) in wanted:
-                        found[name] = _float32(path, stored, file.get_tensor(stored))
-        # Types that NumPy doesn't have raise others than the library's own.
-        except (OSError, SafetensorError, AttributeError, TypeError) as error:
-            raise UsageError(
-                f"can't read {path}: {error}; fetch the checkpoint again"
-            ) from error
-    return found
-
-
-def _modern(name: str) -> str:
-    name = name.removeprefix("bert.")
-    name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
-    return name.replace("LayerNorm.beta", "LayerNorm.bias")
-
-
-def _float32(path: Path, name: str, tensor: np.ndarray) -> np.ndarray:
-    # NumPy doesn't know that bfloat16 is a floating-point type; JAX does.
-    if not jnp.issubdtype(tensor.dtype, jnp.floating):
-        raise UsageError(
-            f"{name} in {path} must be in a floating-point type; got {tensor.dtype}"
-        )
-    return tensor.astype(np.float32)
-
-
 def _check_vocabulary(path: Path, config: BertConfig) -> None:
-    tokens = len(_text(path).removesuffix("\n").split("\n"))
+    tokens = len(text_of(path).removesuffix("\n").split("\n"))
     if tokens > config.vocab_size:
         raise UsageError(
             f"{path} may have at most as many lines as {CONFIG} says in vocab_size, "
             f"{config.vocab_size}; got {tokens}"
         )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(path))
-    except ValueError as error:
-        raise UsageError(f"{path} isn't JSON: {error}; fetch it again") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold a JSON object; got {content!r:.60}")
-    return content
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"can't read {path}: {error.strerror}; say which folder holds the pretrained "
-            f"model's files"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} isn't text in UTF-8: {error}; fetch it again") from error

@@ -67,55 +67,75 @@ def pure(
     Raises:
       ValueError: if the model has state besides parameters and statistics.
     """
+    split = _split(build)
+    has_aux = bool(jax.tree.leaves(split.statistics))
+
+    def init(key: Key[Array, ""]) -> Variables:
+        model = build(nnx.Rngs(key))
+        return Variables(nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat))
+
+    def logits(params: PyTree, inputs: Any, rest: PyTree) -> Array:
+        model = split.merged(params, rest)
+        model.eval()
+        return model(inputs)
+
+    example_losses = ksam_jax.per_example(_example_loss(split, objective), keep=keep)
+    return PureModel(
+        init,
+        # Compiled here, once for all methods: random weights take long to compile.
+        jax.jit(jax.vmap(lambda key: init(key).params)),
+        logits,
+        _batch_loss(split, objective) if has_aux else lambda rest: example_losses,
+        has_aux,
+        split.statistics,
+    )
+
+
+class _Split(NamedTuple):
+    """A model without its numbers, and the shapes of its statistics."""
+
+    graphdef: Any
+    statistics: PyTree
+
+    def merged(self, params: PyTree, rest: PyTree) -> Any:
+        # Without the copy NNX would share Variables between traces, and refuses.
+        return nnx.merge(self.graphdef, params, rest, copy=True)
+
+
+def _split(build: Callable[[nnx.Rngs], Any]) -> _Split:
     shapes = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     graphdef, _, statistics, others = nnx.split(shapes, nnx.Param, nnx.BatchStat, ...)
     if jax.tree.leaves(others):
         raise ValueError(
             f"the model has state besides its parameters and statistics: {others}"
         )
-    has_aux = bool(jax.tree.leaves(statistics))
+    return _Split(graphdef, statistics)
 
-    def init(key: Key[Array, ""]) -> Variables:
-        model = build(nnx.Rngs(key))
-        return Variables(nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat))
 
-    def merged(params: PyTree, rest: PyTree) -> Any:
-        # Without the copy NNX would share Variables between traces, and refuses.
-        return nnx.merge(graphdef, params, rest, copy=True)
-
-    def logits(params: PyTree, inputs: Any, rest: PyTree) -> Array:
-        model = merged(params, rest)
-        model.eval()
-        return model(inputs)
-
+def _batch_loss(split: _Split, objective: Objective) -> Callable[[PyTree], Any]:
     # Traced once for all passes of a step: NNX takes time that grows with the square of
     # what is traced to write statistics, minutes for three passes of PyramidNet-110.
     @jax.jit
     def batch_losses(
         params: PyTree, rest: PyTree, inputs: Any, labels: Array
     ) -> tuple[Array, PyTree]:
-        model = merged(params, rest)
+        model = split.merged(params, rest)
         losses = objective.losses(model(inputs), labels)
         return losses, nnx.state(model, nnx.BatchStat)
 
     def batch_loss(rest: PyTree) -> Callable[[PyTree, Any], Any]:
         return lambda params, batch: batch_losses(params, rest, batch.inputs, batch.labels)
 
+    return batch_loss
+
+
+def _example_loss(split: _Split, objective: Objective) -> Callable[[PyTree, Any], Any]:
     def example_loss(params: PyTree, example: Any) -> Float[Array, ""]:
         inputs = jax.tree.map(lambda leaf: leaf[None], example.inputs)
         # A batch of another kind, without keys, may be given as well.
         key = getattr(example, "key", None)
         keys = () if key is None else (key,)
-        outputs = merged(params, statistics)(inputs, *keys)[0]
+        outputs = split.merged(params, split.statistics)(inputs, *keys)[0]
         return objective.losses(outputs, example.labels)
 
-    example_losses = ksam_jax.per_example(example_loss, keep=keep)
-    return PureModel(
-        init,
-        # Compiled here, once for all methods: random weights take long to compile.
-        jax.jit(jax.vmap(lambda key: init(key).params)),
-        logits,
-        batch_loss if has_aux else lambda rest: example_losses,
-        has_aux,
-        statistics,
-    )
+    return example_loss

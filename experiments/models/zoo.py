@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.models import CNN, MLP, VGG, PyramidNet, ResNet, ViT, WideResNet
-from experiments.models.bert import BertClassifier, BertConfig
+from experiments.models.bert import BertClassifier
+from experiments.models.bert_config import BertConfig
 from experiments.models.bottleneck import BottleneckResNet
 from experiments.models.huggingface import read_config
 from experiments.models.text import TextTransformer
@@ -56,29 +57,29 @@ def _bert(title: str, layers: int, width: int) -> Architecture:
         num_attention_heads=width // 64,
         intermediate_size=4 * width,
     )
+    return Architecture(title, partial(_classifier, config), reads="texts", bert=config)
 
-    def make(
-        shape: Sequence[int],
-        classes: int,
-        *,
-        vocabulary: int,
-        dropout: float,
-        given: BertConfig | None = None,
-        **options: Any,
-    ) -> BertClassifier:
-        (length,) = shape
-        whole = given or replace(config, vocab_size=vocabulary)
-        if length > whole.max_position_embeddings:
-            raise UsageError(
-                f"--length must be at most {whole.max_position_embeddings}, the positions "
-                f"that the model has; got {length}"
-            )
-        rates = dict.fromkeys(
-            ("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout
+
+def _classifier(
+    config: BertConfig,
+    shape: Sequence[int],
+    classes: int,
+    *,
+    vocabulary: int,
+    dropout: float,
+    given: BertConfig | None = None,
+    **options: Any,
+) -> BertClassifier:
+    """Of a checkpoint's own sizes, if they are given."""
+    (length,) = shape
+    whole = given or replace(config, vocab_size=vocabulary)
+    if length > whole.max_position_embeddings:
+        raise UsageError(
+            f"--length must be at most {whole.max_position_embeddings}, the positions "
+            f"that the model has; got {length}"
         )
-        return BertClassifier(replace(whole, **rates), classes, **options)
-
-    return Architecture(title, make, reads="texts", bert=config)
+    rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
+    return BertClassifier(replace(whole, **rates), classes, **options)
 
 
 MODELS = {

@@ -8,6 +8,7 @@ from experiments.configs.benchmark import CPU
 from experiments.costs.accelerator.contents import ACCELERATOR
 from experiments.costs.benchmark.contents import BENCHMARK, LARGEST_BATCH
 from experiments.costs.devices.contents import SCALING
+from experiments.costs.full_size import FULL_SIZE
 from experiments.flatness.contents import ALIGNMENTS, FLATNESS
 from experiments.pages import accelerator, batchnorm, decision, devices, large, renders
 from experiments.pages.block import Block, Source
@@ -133,7 +134,7 @@ PERFORMANCE = (
     Block(
         DOCS / "large.md",
         "full-size",
-        (_source(large.FULL_SIZE, "full_size/full_size.json"),),
+        (_source(FULL_SIZE, "full_size/full_size.json"),),
         large.block,
     ),
     Block(

@@ -2,63 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal, TypedDict
+from typing import Literal
 
+from experiments.costs.full_size import FullSize, Step
 from experiments.pages.benchmarks import how
 from experiments.results.markdown import table
-from experiments.shell.formats import Format, Made
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 GIB = 2**30
-
-
-class Subject(TypedDict):
-    """What a step's figures depend on."""
-
-    experiment: dict[str, Any]
-    devices: int
-    jax: str
-
-
-class Seconds(TypedDict):
-    """What it took."""
-
-    trace: float
-    compile: float
-
-
-class Step(TypedDict):
-    """A config's step, per device."""
-
-    of: Subject
-    method: str
-    is_baseline: bool
-    dataset: str
-    model: str
-    batch_per_device: int
-    parameters: int
-    forward_operations: float
-    operations: float
-    state_bytes: int
-    batch_bytes: int
-    temporary_bytes: int
-    argument_bytes: int
-    output_bytes: int
-    alias_bytes: int
-    seconds: Seconds
-
-
-class FullSize(Made):
-    """What full_size.json has."""
-
-    complete: bool
-    devices: int
-    configs: dict[str, Step]
-
-
-FULL_SIZE = Format(
-    "results of experiments.full_size", FullSize, version=1, remedy="delete it"
-)
 
 
 def tables(content: FullSize) -> list[Table]:

@@ -13,9 +13,7 @@ others ends with one line that says so, and with a status that isn't zero: at on
 no sign of life has come for `heartbeat_timeout` seconds.
 """
 
-import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,12 @@ from typing import Annotated, Any, NoReturn
 import jax
 from tyro.conf import arg
 
+from experiments.processes.coordinator import (
+    await_listener,
+    check_free,
+    host_and_port,
+    is_loopback,
+)
 from experiments.processes.watch import Alone, Watch, leave
 from experiments.shell import cli
 
@@ -100,7 +104,7 @@ def check(options: Options) -> None:
     if not (number == 1 and options.coordinator is None):
         _check_all_or_none(options)
     if options.coordinator is not None:
-        _host_and_port(options.coordinator)
+        host_and_port(options.coordinator)
 
 
 def _check_all_or_none(options: Options) -> None:
@@ -115,26 +119,9 @@ def _check_all_or_none(options: Options) -> None:
         )
 
 
-def _host_and_port(coordinator: str) -> tuple[str, int]:
-    host, _, port = coordinator.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    # Without its brackets an IPv6 address has no port of its own.
-    is_host = bool(bare) and (":" not in bare or host != bare) and bare.strip() == bare
-    if not (is_host and port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
-        raise cli.UsageError(
-            "--coordinator must be HOST:PORT, with a port from 1 to 65535, such as "
-            f"10.0.0.1:1234; got {coordinator!r}"
-        )
-    return bare, int(port)
-
-
 def _join(options: Options, again: str) -> Watch:
     assert options.coordinator is not None
-    host, port = _host_and_port(options.coordinator)
-    if options.process_id == 0:
-        _check_free(host, port)
-    else:
-        _await_coordinator(host, port, options.start_timeout)
+    _check_coordinator(options, *host_and_port(options.coordinator))
     name = f"process {options.process_id} of {options.num_processes}"
     watch = Watch(again)
     watch.starting(
@@ -142,15 +129,7 @@ def _join(options: Options, again: str) -> Watch:
         f"which it waits --start-timeout {options.start_timeout} seconds"
     )
     try:
-        _initialize(
-            options,
-            coordinator_address=options.coordinator,
-            num_processes=options.num_processes,
-            process_id=options.process_id,
-            cluster_detection_method="deactivate",
-            # Not for all the world, if all processes are on one machine.
-            coordinator_bind_address=options.coordinator if _is_loopback(host) else None,
-        )
+        _initialize(options, **_told(options))
     except jax.errors.JaxRuntimeError as error:
         watch.close()
         raise cli.UsageError(
@@ -161,6 +140,28 @@ def _join(options: Options, again: str) -> Watch:
     return watch
 
 
+def _check_coordinator(options: Options, host: str, port: int) -> None:
+    """Raises a UsageError if the processes can't meet there."""
+    if options.process_id == 0:
+        check_free(host, port)
+    else:
+        await_listener(host, port, options.start_timeout)
+
+
+def _told(options: Options) -> dict[str, Any]:
+    """What JAX is told instead of looking for a cluster."""
+    assert options.coordinator is not None
+    host, _ = host_and_port(options.coordinator)
+    return {
+        "coordinator_address": options.coordinator,
+        "num_processes": options.num_processes,
+        "process_id": options.process_id,
+        "cluster_detection_method": "deactivate",
+        # Not for all the world, if all processes are on one machine.
+        "coordinator_bind_address": options.coordinator if is_loopback(host) else None,
+    }
+
+
 def _initialize(options: Options, **which: Any) -> None:
     jax.distributed.initialize(
         **which,
@@ -168,44 +169,6 @@ def _initialize(options: Options, **which: Any) -> None:
         heartbeat_timeout_seconds=options.heartbeat_timeout,
         shutdown_timeout_seconds=options.start_timeout,
     )
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _check_free(host: str, port: int) -> None:
-    """Raises a UsageError if process 0 can't listen there; JAX 0.12 crashes then."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        # An earlier job's port is free, even while its last connections fade away.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host if _is_loopback(host) else "", port))
-        except OSError as error:
-            raise cli.UsageError(
-                f"--coordinator must have a port where process 0 can listen; got {port} "
-                f"({error.strerror}): choose another one, the same for all processes"
-            ) from error
-
-
-def _await_coordinator(host: str, port: int, seconds: float) -> None:
-    """Waits for process 0 to listen; JAX would wait as well, but then abort."""
-    until = time.monotonic() + seconds
-    while True:
-        left = until - time.monotonic()
-        try:
-            with socket.create_connection((host, port), timeout=max(left, 0.1)):
-                return
-        except OSError as error:
-            if left <= 0:
-                raise cli.UsageError(
-                    f"--coordinator must be where process 0 listens; got no answer from "
-                    f"{host}:{port} in --start-timeout {seconds:g} seconds "
-                    f"({error.strerror or error}): start process 0, check the address, and "
-                    f"that no firewall closes the port"
-                ) from error
-        time.sleep(0.2)
 
 
 def _detect(options: Options, again: str) -> Watch | Alone:

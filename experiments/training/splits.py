@@ -10,10 +10,10 @@ import numpy as np
 
 from experiments.configs.compare import Protocol
 from experiments.data import memory
-from experiments.data.augment import Normalization, normalized
 from experiments.data.drawn import Numbers, drawn
 from experiments.data.examples import Dataset, Examples
 from experiments.data.label_noise import mislabel
+from experiments.data.normalization import Normalization, normalized
 
 
 class TrainingSplit(NamedTuple):

@@ -18,6 +18,8 @@ from ..step._reading import without_aux
 from ..step._state import our_states
 from ..trees._lengths import all_finite
 
+_CALL = "dynamic_loss_scale"
+
 
 class LossScaleState(NamedTuple):
     """What `dynamic_loss_scale` carries from step to step.
@@ -113,52 +115,63 @@ def dynamic_loss_scale(
       Micikevicius et al., Mixed Precision Training, ICLR 2018. Skipping on either of the
       two gradients is ours.
     """
-    call = "dynamic_loss_scale"
-    _check_inner(call, inner)
+    _check_inner(_CALL, inner)
     bounds = {"minimum": minimum, "initial": initial, "maximum": maximum}
-    _values.dynamic_scale(call, growth_interval, factor, **bounds)
+    _values.dynamic_scale(_CALL, growth_interval, factor, **bounds)
     inner = optax.with_extra_args_support(inner)
+    rule = _Rule(growth_interval, factor, minimum, maximum)
 
     def init_fn(params):
-        return LossScaleState(
-            inner.init(params),
-            jnp.array(initial, jnp.float32),
-            good_steps=jnp.zeros((), jnp.int32),
-            skipped=jnp.zeros((), jnp.int32),
-            finite=jnp.array(True),
-        )
+        return _first_state(inner.init(params), initial)
 
     def update_fn(updates, state, params=None, *, loss_fn: Any = None, **extra_args):
-        _arguments.state_of(f"{call}.update", state, LossScaleState)
-        _check_computes_gradients(call, updates, loss_fn, state)
-        updates, after = inner.update(
-            updates,
-            state.inner,
-            params,
-            loss_fn=loss_fn,
-            **extra_args | {"loss_scale": state.scale},
-        )
+        _arguments.state_of(f"{_CALL}.update", state, LossScaleState)
+        _check_computes_gradients(_CALL, updates, loss_fn, state)
+        given = {"loss_fn": loss_fn, **extra_args, "loss_scale": state.scale}
+        updates, after = inner.update(updates, state.inner, params, **given)
         finite = _is_sound(updates, after, params)
         updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
         before = without_aux(state.inner)
-        return updates, _adapted(state, _if_made(finite, after, before), finite)
+        return updates, rule.adapted(state, _if_made(finite, after, before), finite)
 
-    def _adapted(state, inner_state, finite):
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+class _Rule(NamedTuple):
+    """How the scale follows what overflowed; by the arguments' names."""
+
+    growth_interval: Any
+    factor: Any
+    minimum: Any
+    maximum: Any
+
+    def adapted(
+        self, state: LossScaleState, inner: PyTree, finite: Bool[Array, ""]
+    ) -> LossScaleState:
+        """The state after a step that was made, or wasn't, and left that of `inner`."""
         one = jnp.array(1, jnp.int32)
         good = jnp.where(finite, state.good_steps + one, 0)
-        is_due = good >= growth_interval
-        scale, by = state.scale, jnp.asarray(factor, jnp.float32)
-        grown = jnp.minimum(scale * by, jnp.asarray(maximum, jnp.float32))
-        shrunk = jnp.maximum(scale / by, jnp.asarray(minimum, jnp.float32))
+        is_due = good >= self.growth_interval
+        scale, by = state.scale, jnp.asarray(self.factor, jnp.float32)
+        grown = jnp.minimum(scale * by, jnp.asarray(self.maximum, jnp.float32))
+        shrunk = jnp.maximum(scale / by, jnp.asarray(self.minimum, jnp.float32))
         return LossScaleState(
-            inner_state,
+            inner,
             jnp.where(finite, jnp.where(is_due, grown, scale), shrunk),
             good_steps=jnp.where(is_due, 0, good),
             skipped=jnp.where(finite, state.skipped, optax.safe_increment(state.skipped)),
             finite=finite,
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+def _first_state(inner: PyTree, initial: Any) -> LossScaleState:
+    return LossScaleState(
+        inner,
+        jnp.array(initial, jnp.float32),
+        good_steps=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        finite=jnp.array(True),
+    )
 
 
 def _if_made(finite: Bool[Array, ""], after: PyTree, before: PyTree) -> PyTree:

@@ -5,6 +5,7 @@ in a branch that another device doesn't enter.
 """
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,44 +43,39 @@ def switched(
         states = [method.init(params) for method in methods]
         ours = [only_one(call, *pair) for pair in zip(named, states, strict=True)]
         common = {name: _the_same(call, name, ours) for name in shared}
-        return SwitchState(
-            jnp.zeros((), jnp.int32),
-            tuple(_hollow(state, shared) for state in states),
-            common,
-            ours[0].info,
-            ours[0].both_finite,
-        )
+        hollow = tuple(_hollow(state, shared) for state in states)
+        first = ours[0].info, ours[0].both_finite
+        return SwitchState(jnp.zeros((), jnp.int32), hollow, common, *first)
 
     expected = _state.expected(init_fn)
 
     def update_fn(updates, state, params=None, **extra_args):
-        _arguments.state_of("tx.update", state, SwitchState)
-        if len(state.methods) != len(methods):
-            raise TypeError(
-                f"tx.update(state=...): state must be what init or the last update "
-                f"returned, for {len(methods)} methods; got one for {len(state.methods)}; "
-                f"pass that state."
-            )
+        _check_state(state, len(methods))
         if params is not None:  # else the method says what is missing
             known = _leaves.parameters("tx.update", params)
             state = _state.checked("tx.update", without_aux(state), expected(known))
 
-        def branch(number: int) -> Callable[[], tuple[PyTree, SwitchState]]:
-            method = methods[number]
+        def run(number: int) -> tuple[PyTree, SwitchState]:
+            own = _filled(state.methods[number], state)
+            found, after = methods[number].update(updates, own, params, **extra_args)
+            return found, _stepped(state, number, after)
 
-            def run() -> tuple[PyTree, SwitchState]:
-                own = _filled(state.methods[number], state)
-                found, after = method.update(updates, own, params, **extra_args)
-                return found, _stepped(state, number, after)
-
-            return run
-
-        branches = [branch(number) for number in range(len(methods))]
+        branches = [partial(run, number) for number in range(len(methods))]
         with together():
             return one_of(branches, turn(state.steps))
 
     vars(update_fn)["execution"] = execution_of(methods[0])
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_state(state: Any, count: int) -> None:
+    _arguments.state_of("tx.update", state, SwitchState)
+    if len(state.methods) != count:
+        raise TypeError(
+            f"tx.update(state=...): state must be what init or the last update "
+            f"returned, for {count} methods; got one for {len(state.methods)}; "
+            f"pass that state."
+        )
 
 
 def _hollow(state: PyTree, shared: Collection[str]) -> PyTree:

@@ -28,27 +28,11 @@ def transformation(
     method: Method, execution: Execution
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation that a method is, from its answers and checked arguments."""
-    mask, perturbed_dtype, axis_name, sync_ascent, groups, num_microbatches = execution
-    call, axis, combine = method.call, named(axis_name), method.combine
-    # Without a climb there is nothing in which devices could differ.
-    sync_ascent = sync_ascent or method.perturbation is None
-    method = method._replace(
-        combine=combine and optax.with_extra_args_support(combine),
-        perturbed_dtype=perturbed_dtype,
-        sync_ascent=sync_ascent,
-    )
+    method = _carried_out(method, execution)
+    call, groups = method.call, execution.groups
 
     def init_fn(params):
-        params = _leaves.of_init("tx.init", _leaves.of_gradients(params))
-        flags = perturbed_leaves(call, mask, params)
-        return SharpnessAwareState(
-            perturbation=_init_perturbation(method, flags, params),
-            ascent=_init_ascent(method, flags, params),
-            descent=_init_descent(method),
-            combine=_init_combine(method, params),
-            info=blank_info(params),
-            both_finite=jnp.array(True),
-        )
+        return _first_state(method, execution.mask, params)
 
     expected = _state.expected(init_fn)
 
@@ -74,18 +58,55 @@ def transformation(
         state = _state.checked("tx.update", without_aux(state), expected(params))
         batch = drawn_alone(_arguments.batch_arrays(batch))
         _check_places(method, execution, given, params, batch)
-        loss = Loss(loss_fn, has_aux, num_microbatches, loss_scale)
+        loss = Loss(loss_fn, has_aux, execution.num_microbatches, loss_scale)
         _warn_of_hidden(method, execution, loss, params, batch)
-        problem = Problem(loss, batch, groups, axis)
-        here = method._replace(flags=perturbed_leaves(call, mask, params))
+        problem = Problem(loss, batch, groups, named(execution.axis_name))
+        here = method._replace(flags=perturbed_leaves(call, execution.mask, params))
         with on_mesh_of(batch), telling(execution):
-            found = take_step(here, problem, params, given, state, extra_args)
-            if given is None:  # else it may be that no pass runs at all
-                tell(call, loss, _as_seen(here, params), batch, *_alone(here, problem))
-        return found
+            return _told_step(here, problem, params, given, state, extra_args)
 
     vars(update_fn)["execution"] = execution
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _carried_out(method: Method, execution: Execution) -> Method:
+    """The method with what it has to know of how its step is carried out."""
+    combine = method.combine
+    return method._replace(
+        combine=combine and optax.with_extra_args_support(combine),
+        perturbed_dtype=execution.perturbed_dtype,
+        # Without a climb there is nothing in which devices could differ.
+        sync_ascent=execution.sync_ascent or method.perturbation is None,
+    )
+
+
+def _first_state(method: Method, mask: Any, params: PyTree) -> SharpnessAwareState:
+    params = _leaves.of_init("tx.init", _leaves.of_gradients(params))
+    flags = perturbed_leaves(method.call, mask, params)
+    return SharpnessAwareState(
+        perturbation=_init_perturbation(method, flags, params),
+        ascent=_init_ascent(method, flags, params),
+        descent=_init_descent(method),
+        combine=_init_combine(method, params),
+        info=blank_info(params),
+        both_finite=jnp.array(True),
+    )
+
+
+def _told_step(
+    method: Method,
+    problem: Problem,
+    params: PyTree,
+    given: PyTree | None,
+    state: SharpnessAwareState,
+    extra_args: dict[str, Any],
+) -> tuple[PyTree, SharpnessAwareState]:
+    """The step, and what its trace tells of how the examples depend on each other."""
+    found = take_step(method, problem, params, given, state, extra_args)
+    if given is None:  # else it may be that no pass runs at all
+        seen, alone = _as_seen(method, params), _alone(method, problem)
+        tell(method.call, problem.loss, seen, problem.batch, *alone)
+    return found
 
 
 def _check_places(

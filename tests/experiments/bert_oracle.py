@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -103,49 +104,66 @@ def forward(tensors, ids, segments, config=CONFIG):
 
 
 def _one(tensors, ids, segments, config):
-    weights = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+    one = _Text({k: v.astype(np.float64) for k, v in tensors.items()}, config, ids != 0)
+    x = one.normalized("bert.embeddings", one.embedded(ids, segments))
+    hidden = [x]
+    for i in range(config["num_hidden_layers"]):
+        x = one.block(f"bert.encoder.layer.{i}", x)
+        hidden.append(x)
+    pooled = np.tanh(one.dense("bert.pooler.dense", x[0]))
+    return hidden, pooled, one.dense("classifier", pooled)
 
-    def dense(name, x):
-        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
-    def normalized(name, x):
+class _Text(NamedTuple):
+    """The layers by their names, for one text."""
+
+    weights: dict[str, np.ndarray]
+    config: dict[str, Any]
+    present: np.ndarray
+
+    def dense(self, name, x):
+        return x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
+
+    def normalized(self, name, x):
         centred = x - x.mean(-1, keepdims=True)
         variance = (centred**2).mean(-1, keepdims=True)
-        scale, shift = (weights[f"{name}.LayerNorm.{kind}"] for kind in ("weight", "bias"))
-        return centred / np.sqrt(variance + config["layer_norm_eps"]) * scale + shift
+        scale, shift = (
+            self.weights[f"{name}.LayerNorm.{kind}"] for kind in ("weight", "bias")
+        )
+        return centred / np.sqrt(variance + self.config["layer_norm_eps"]) * scale + shift
 
-    def attended(name, x):
-        q, k, v = (dense(f"{name}.self.{kind}", x) for kind in ("query", "key", "value"))
-        width = x.shape[1] // config["num_attention_heads"]
+    def embedded(self, ids, segments):
+        table = "bert.embeddings.{}_embeddings.weight".format
+        rows = [
+            self.weights[table("word")][word]
+            + self.weights[table("position")][place]
+            + self.weights[table("token_type")][segment]
+            for place, (word, segment) in enumerate(zip(ids, segments, strict=True))
+        ]
+        return np.stack(rows)
+
+    def attended(self, name, x):
+        q, k, v = (
+            self.dense(f"{name}.self.{kind}", x) for kind in ("query", "key", "value")
+        )
+        width = x.shape[1] // self.config["num_attention_heads"]
         mixed = np.zeros_like(x)
         for start in range(0, x.shape[1], width):
             head = slice(start, start + width)
-            for place in range(len(ids)):
-                scores = [q[place, head] @ k[other, head] for other in range(len(ids))]
-                powers = np.exp(np.array(scores) / math.sqrt(width)) * (ids != 0)
+            for place in range(len(x)):
+                scores = [q[place, head] @ k[other, head] for other in range(len(x))]
+                powers = np.exp(np.array(scores) / math.sqrt(width)) * self.present
                 mixed[place, head] = powers / powers.sum() @ v[:, head]
-        return dense(f"{name}.output.dense", mixed)
+        return self.dense(f"{name}.output.dense", mixed)
 
-    table = "bert.embeddings.{}_embeddings.weight".format
-    x = np.stack(
-        [
-            weights[table("word")][word]
-            + weights[table("position")][place]
-            + weights[table("token_type")][segment]
-            for place, (word, segment) in enumerate(zip(ids, segments, strict=True))
-        ]
-    )
-    x = normalized("bert.embeddings", x)
-    hidden = [x]
-    activation = ACTIVATIONS[config["hidden_act"]]
-    for i in range(config["num_hidden_layers"]):
-        block = f"bert.encoder.layer.{i}"
-        x = normalized(f"{block}.attention.output", x + attended(f"{block}.attention", x))
-        inner = activation(dense(f"{block}.intermediate.dense", x))
-        x = normalized(f"{block}.output", x + dense(f"{block}.output.dense", inner))
-        hidden.append(x)
-    pooled = np.tanh(dense("bert.pooler.dense", x[0]))
-    return hidden, pooled, dense("classifier", pooled)
+    def block(self, name, x):
+        attended = self.attended(f"{name}.attention", x)
+        x = self.normalized(f"{name}.attention.output", x + attended)
+        activation = ACTIVATIONS[self.config["hidden_act"]]
+        inner = activation(self.dense(f"{name}.intermediate.dense", x))
+        return self.normalized(
+            f"{name}.output", x + self.dense(f"{name}.output.dense", inner)
+        )
 
 
 ACTIVATIONS = {

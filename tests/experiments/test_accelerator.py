@@ -34,6 +34,8 @@ pytestmark = pytest.mark.xdist_group("accelerator")
 
 # One model, two methods, two epochs.
 LEAST = replace(TOY, workloads=(TOY.workloads[1],), methods=("sgd", "k_sam"))
+FIRST = "accelerator/benchmark/mlp-main.json"
+RESULT = "accelerator/accelerator.json"
 PROGRAM = """
 import sys
 from dataclasses import replace
@@ -82,38 +84,61 @@ def children(number):
     return [int(word) for word in found.split()]
 
 
-@pytest.mark.slow
-def test_it_is_killed_and_goes_on(tmp_path):
-    first = tmp_path / "accelerator" / "benchmark" / "mlp-main.json"
-    program = started(tmp_path)
-    until = time.monotonic() + 300
-    while not first.exists() and program.poll() is None and time.monotonic() < until:
-        time.sleep(0.1)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of a program that was killed after its first file, and its children."""
+    folder = tmp_path_factory.mktemp("killed")
+    first = folder / FIRST
+    program = started(folder)
+    wait(300, lambda: first.exists() or program.poll() is not None)
     assert first.exists()
     working = children(program.pid)
     program.kill()
     program.communicate()
-    assert not (tmp_path / "accelerator" / "accelerator.json").exists()
-    until = time.monotonic() + 2 * budget.GRACE
-    while not all(map(gone, working)) and time.monotonic() < until:
+    assert not (folder / RESULT).exists()
+    return folder, working
+
+
+def wait(seconds, happened):
+    until = time.monotonic() + seconds
+    while not happened() and time.monotonic() < until:
         time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def whole(killed):
+    """The same command again, to its end: folder, the first file's age, what it said."""
+    folder, working = killed
+    wait(2 * budget.GRACE, lambda: all(map(gone, working)))
+    before = (folder / FIRST).stat().st_mtime_ns
+    status, said = ended(started(folder))
+    assert status == 0, said
+    return folder, before, said
+
+
+@pytest.mark.slow
+def test_killed_it_leaves_no_process(killed):
+    _, working = killed
+    wait(2 * budget.GRACE, lambda: all(map(gone, working)))
     assert all(map(gone, working))
 
-    written = first.stat().st_mtime_ns
-    status, said = ended(started(tmp_path))
-    assert status == 0, said
-    assert first.stat().st_mtime_ns == written
-    assert "MLP 16-16-10, main: is there" in said
-    file = tmp_path / "accelerator" / "accelerator.json"
-    content = json.loads(file.read_text(), parse_constant=pytest.fail)
-    check(content)
 
-    # Everything is there: nothing is done again.
-    status, said = ended(started(tmp_path))
+@pytest.mark.slow
+def test_it_goes_on_where_it_was_killed(whole):
+    folder, before, said = whole
+    assert (folder / FIRST).stat().st_mtime_ns == before
+    assert "MLP 16-16-10, main: is there" in said
+    check(json.loads((folder / RESULT).read_text(), parse_constant=pytest.fail))
+
+
+@pytest.mark.slow
+def test_when_everything_is_there_nothing_is_done_again(whole):
+    folder, *_ = whole
+    content = json.loads((folder / RESULT).read_text())
+    status, said = ended(started(folder))
     assert status == 0
     assert "measured in" not in said
-    again = json.loads(file.read_text())
-    assert again == content
+    assert json.loads((folder / RESULT).read_text()) == content
 
 
 def check(content):
@@ -136,40 +161,50 @@ def check(content):
     assert "The default of keep " in text
 
 
-def test_what_has_no_time_is_said_and_there_is_no_device_to_measure_on(
-    tmp_path, monkeypatch, capsys
-):
-    machine = dict.fromkeys(("cpu", "system", "device"), "one") | {
-        "cores": 2,
-        "backend": "cpu",
-    }
-    found = {"version": DEVICE.version, "machine": machine, "versions": {}}
+class Clock:
+    """Time that pieces of work take as a whole, and how they end in turn."""
 
-    def within(seconds, work, *args):
+    def __init__(self, folder, ends):
+        self.folder, self.ends, self.now, self.told = folder, ends, 0.0, []
+
+    def within(self, seconds, work, *args):
         if work is accelerator.look:
-            (tmp_path / "accelerator" / "machine.json").write_text(json.dumps(found))
+            machine = dict.fromkeys(("cpu", "system", "device"), "one")
+            machine |= {"cores": 2, "backend": "cpu"}
+            found = {"version": DEVICE.version, "machine": machine, "versions": {}}
+            (self.folder / "accelerator" / "machine.json").write_text(json.dumps(found))
             return budget.DONE if args[1] else budget.FAILED
-        told.append((work.__name__, seconds))
-        clock[0] += seconds
-        return ends.pop(0)
+        self.told.append((work.__name__, seconds))
+        self.now += seconds
+        return self.ends.pop(0)
 
-    clock, told = [0.0], []
-    ends = [budget.CUT, budget.DONE, budget.CUT, budget.DONE]
-    monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(budget, "within", within)
-    options = ["--minutes", "10", "--out", str(tmp_path)]
-    assert cli.run(accelerator.main, [*options, "--toy"]) == 1
+
+@pytest.fixture
+def clock(tmp_path, monkeypatch):
+    found = Clock(tmp_path, [budget.CUT, budget.DONE, budget.CUT, budget.DONE])
+    monkeypatch.setattr(budget.time, "monotonic", lambda: found.now)
+    monkeypatch.setattr(budget, "within", found.within)
+    return found
+
+
+def test_what_has_no_time_is_said(tmp_path, clock, capsys):
+    options = ["--minutes", "10", "--out", str(tmp_path), "--toy"]
+    assert cli.run(accelerator.main, options) == 1
     # 15 seconds before half of the time, 0.65 of it, and the end; then there is none left.
-    assert told == [("measure_all", 285), ("find_all", 90), ("train_all", 210)]
+    assert clock.told == [("measure_all", 285), ("find_all", 90), ("train_all", 210)]
     said = capsys.readouterr().out
     assert "not done yet: benchmark, training; the same command goes on" in said
-    content = json.loads((tmp_path / "accelerator" / "accelerator.json").read_text())
+    content = json.loads((tmp_path / RESULT).read_text())
     assert not content["complete"]
     assert content["benchmark"] == []
     assert content["keep"] is content["largest"] is content["training"] is None
 
-    assert cli.run(accelerator.main, [*options, "--stages", "largest"]) == 2
+
+def test_without_a_device_there_is_nothing_to_measure_on(tmp_path, clock, capsys):
+    options = ["--minutes", "10", "--out", str(tmp_path), "--stages", "largest"]
+    assert cli.run(accelerator.main, options) == 2
     assert "an accelerator must be what JAX computes on" in capsys.readouterr().err
+    assert clock.told == []
 
 
 def sleeps(seconds):
@@ -237,6 +272,9 @@ def test_the_fastest_keep_is_recommended_or_the_smallest_of_equals():
     assert said.startswith('The default of keep should be "nothing" here, not "auto": of ')
     stays = page.recommendation({**found, "recommended": "auto"})
     assert stays.startswith('The default of keep stays "auto": ')
+
+
+def test_a_keep_that_no_model_has_time_for_is_not_recommended():
     slow = content("a", auto=(0.5, 0.1), nothing=(0.4, 0.9), all=(None, 0.1))
     found = keep.decide([slow])
     assert found is not None

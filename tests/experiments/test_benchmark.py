@@ -97,23 +97,36 @@ def test_groups_and_cases(content):
     assert cases["memory", None] == [sgd, k_sam, doubled, k_sam_doubled]
 
 
+def cases_of(content, *, timed=True):
+    """All cases of groups that are timed, or of the one that only counts memory."""
+    groups = [g for g in content["groups"] if (g["name"] != "memory") == timed]
+    return [case for group in groups for case in group["cases"]]
+
+
 @one_process
-def test_figures(content):
-    for group in content["groups"]:
-        for case in group["cases"]:
-            assert case["operations"] > 0
-            assert case["temporary_bytes"] > 0
-            assert case["lower_seconds"] > 0
-            assert case["compile_seconds"] > 0
-            if group["name"] == "memory":
-                assert case["seconds"] is case["time_vs_sgd"] is None
-                continue
-            assert case["seconds"]["n"] == case["time_vs_sgd"]["n"] == 2
-            low, high = "lower_quartile", "upper_quartile"
-            assert 0 < case["seconds"][low] <= case["seconds"]["median"]
-            assert case["seconds"]["median"] <= case["seconds"][high]
-            if case["method"] == "sgd":
-                assert case["time_vs_sgd"]["median"] == case["operations_vs_sgd"] == 1.0
+def test_every_case_has_counts_and_times_of_compilation(content):
+    for case in (*cases_of(content), *cases_of(content, timed=False)):
+        assert case["operations"] > 0
+        assert case["temporary_bytes"] > 0
+        assert case["lower_seconds"] > 0
+        assert case["compile_seconds"] > 0
+
+
+@one_process
+def test_times_have_quartiles_but_where_memory_is_counted_alone(content):
+    for case in cases_of(content, timed=False):
+        assert case["seconds"] is case["time_vs_sgd"] is None
+    for case in cases_of(content):
+        assert case["seconds"]["n"] == case["time_vs_sgd"]["n"] == 2
+        low, high = "lower_quartile", "upper_quartile"
+        assert 0 < case["seconds"][low] <= case["seconds"]["median"]
+        assert case["seconds"]["median"] <= case["seconds"][high]
+        if case["method"] == "sgd":
+            assert case["time_vs_sgd"]["median"] == case["operations_vs_sgd"] == 1.0
+
+
+@one_process
+def test_sharing_a_forward_pass_takes_fewer_operations(content):
     methods = content["groups"][0]
     assert methods["best_sub_batch"]["batch"] in (16, 32)
     ratios = {
@@ -161,28 +174,58 @@ def test_how_it_was_made_is_in_the_results(content):
     assert '"/' not in text
 
 
-@one_process
-def test_a_second_run_measures_only_what_it_must(outcome, monkeypatch, capsys):
+AGAIN = ("--models", "mlp", *SMALL)
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """Measuring is a mistake."""
+
     def measure(*args):
         raise cli.UsageError("measured again")
 
     monkeypatch.setattr(benchmark, "Model", lambda workload, task: None)
     monkeypatch.setattr(benchmark, "measure", measure)
-    again = ("--models", "mlp", *SMALL, "--out", outcome)
-    assert run(*again) == 0
+
+
+@one_process
+def test_a_second_run_measures_nothing(outcome, refusing, capsys):
+    assert run(*AGAIN, "--out", outcome) == 0
     assert "MLP 784-512-512-10: measured on 2" in capsys.readouterr().out
-    for other in (
+
+
+@one_process
+@pytest.mark.parametrize(
+    "other",
+    [
         ("--restart",),
         ("--no-sweep",),
         ("--rounds", 3),
         ("--dtype", "bfloat16"),
         ("--batch-size", 16),
-    ):
-        assert run(*again, *other) == 2
-        assert "measured again" in capsys.readouterr().err
+    ],
+    ids=lambda words: words[0],
+)
+def test_other_settings_are_measured(outcome, refusing, capsys, other):
+    assert run(*AGAIN, "--out", outcome, *other) == 2
+    assert "measured again" in capsys.readouterr().err
+
+
+@one_process
+def test_with_another_jax_it_is_measured(outcome, refusing, monkeypatch, capsys):
     versions = record.files.versions() | {"jax": "0.99"}
     monkeypatch.setattr(record.files, "versions", lambda: versions)
-    assert run(*again) == 2
+    assert run(*AGAIN, "--out", outcome) == 2
+    assert "measured again" in capsys.readouterr().err
+
+
+class Named:
+    """A model that nothing is compiled of."""
+
+    parameters = 7
+
+    def __init__(self, workload, task):
+        self.name = workload.name
 
 
 @one_process
@@ -191,19 +234,13 @@ def test_a_stopped_run_keeps_the_models_that_are_done(
 ):
     done: list[str] = []
 
-    class Counted:
-        parameters = 7
-
-        def __init__(self, workload, task):
-            self.name = workload.name
-
     def measure(model, groups, rounds, say):
         if done:
             raise KeyboardInterrupt
         done.append(model.name)
         return content["groups"]
 
-    monkeypatch.setattr(benchmark, "Model", Counted)
+    monkeypatch.setattr(benchmark, "Model", Named)
     monkeypatch.setattr(benchmark, "measure", measure)
     (tmp_path / "benchmark").mkdir()
     (tmp_path / "benchmark" / "mlp.json").write_text("{half of")

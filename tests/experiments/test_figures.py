@@ -34,36 +34,44 @@ def entries(*accuracies):
     ]
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A folder with a README and results on two splits."""
+MADE = {
+    "version": 1,
+    "complete": True,
+    "command": "python -m experiments.compare --splits 2",
+    "date": "2030-01-02",
+    "config": SETUP,
+    "dataset": {"title": "digits", "train": 384, "validation": 516, "test": 897},
+    "protocol": {"model": "MLP 256-256", "epochs": 60},
+    "search": "by hand",
+    "notes": ["A caveat."],
+    "machine": {
+        **{"cores": 2, "cpu": "a CPU", "system": "Linux x86_64"},
+        **{"device": "cpu", "backend": "cpu"},
+    },
+    "versions": {"python": "3.11.0", "jax": "0.10.2"},
+    "seconds": 150.0,
+}
+
+
+def results():
+    """On two splits, with a cost of K-SAM."""
     runs = {
         "sgd": entries([0.9, 0.91], [0.92, 0.93]),
         "k_sam": entries([0.95, 0.95], [0.96, 0.94]),
     }
-    content = records.summarised(runs) | {
-        "version": 1,
-        "complete": True,
-        "command": "python -m experiments.compare --splits 2",
-        "date": "2030-01-02",
-        "config": SETUP,
-        "dataset": {"title": "digits", "train": 384, "validation": 516, "test": 897},
-        "protocol": {"model": "MLP 256-256", "epochs": 60},
-        "search": "by hand",
-        "notes": ["A caveat."],
-        "machine": {
-            **{"cores": 2, "cpu": "a CPU", "system": "Linux x86_64"},
-            **{"device": "cpu", "backend": "cpu"},
-        },
-        "versions": {"python": "3.11.0", "jax": "0.10.2"},
-        "seconds": 150.0,
-    }
+    content = records.summarised(runs) | MADE
     time = {"median": 1.25, "lower_quartile": 1.2, "upper_quartile": 1.3}
     cost = {"operations": 789.0, "milliseconds": 2.5, "operations_vs_sgd": 0.789}
     content["methods"]["k_sam"]["cost"] = cost | {"time_vs_sgd": time}
+    return content
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a README and results."""
     folder = tmp_path / "results" / "reference" / "digits"
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(content))
+    (folder / "results.json").write_text(json.dumps(results()))
     (tmp_path / "README.md").write_text(TEXT)
     monkeypatch.chdir(tmp_path)
     show(monkeypatch, SOURCE)
@@ -142,25 +150,29 @@ def test_shares_of_wrong_labels_are_columns(project, monkeypatch):
     assert "K-SAM, k" not in text  # Not in both.
 
 
-def test_mistakes_cost_one_line(project, monkeypatch, capsys):
+def test_a_page_without_marks_costs_one_line(project, capsys):
     (project / "README.md").write_text("no marks")
     assert run() == 2
-    assert "must have <!-- results:begin -->" in capsys.readouterr().err
-    show(monkeypatch, Path("nowhere.json"))
-    assert run() == 2
-    assert "can't read nowhere.json: No such file" in capsys.readouterr().err
-    half = json.loads(SOURCE.read_text()) | {"complete": False}
-    (project / "half.json").write_text(json.dumps(half))
-    show(monkeypatch, Path("half.json"))
-    assert run() == 2
-    assert "of a run that wasn't finished" in capsys.readouterr().err
-    (project / "other.json").write_text("[]")
-    show(monkeypatch, Path("other.json"))
-    assert run() == 2
-    assert "is not results of a comparison: it has no names" in capsys.readouterr().err
-    (project / "old.json").write_text("{}")
-    show(monkeypatch, Path("old.json"))
+    said = capsys.readouterr().err
+    assert "must have <!-- results:begin -->" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "can't read the.json: No such file"),
+        (results() | {"complete": False}, "of a run that wasn't finished"),
+        ([], "is not results of a comparison: it has no names"),
+        ({}, "the.json must be results of a comparison in version 1"),
+    ],
+    ids=["missing", "unfinished", "other", "old"],
+)
+def test_a_file_without_results_costs_one_line(project, monkeypatch, capsys, content, line):
+    if content is not None:
+        (project / "the.json").write_text(json.dumps(content))
+    show(monkeypatch, Path("the.json"))
     assert run() == 2
     said = capsys.readouterr().err
-    assert "old.json must be results of a comparison in version 1" in said
+    assert line in said
     assert said.count("\n") == 1

@@ -10,11 +10,12 @@ import pytest
 
 from experiments import full_size
 from experiments.configs import rows
+from experiments.costs.full_size import FULL_SIZE
 from experiments.pages import large
 from experiments.pages.block import Block, Source
 from experiments.processes import sharded
 from experiments.shell import cli
-from experiments.training.harness import programs
+from experiments.training.harness import counting, programs
 
 pytestmark = pytest.mark.xdist_group("full_size")
 
@@ -150,12 +151,12 @@ def test_k_sam_was_counted_cheaper_than_sam(committed, model):
 )
 def test_a_step_of_full_size_is_traced_in_shapes(model, method):
     experiment = rows.ROWS[f"{model}_{method}"].experiment
-    kind, mesh = full_size.KINDS[experiment.dataset], sharded.data_mesh(8)
+    kind, mesh = counting.KINDS[experiment.dataset], sharded.data_mesh(8)
     made = programs.programs(experiment, mesh, kind)
     state = made.abstract_state(mesh)
-    batch = full_size.abstract_rows(experiment, kind, mesh)
+    batch = counting.abstract_rows(experiment, kind, mesh)
     assert made.parameters == PARAMETERS[model]
-    lowered = full_size.lower(made, state, batch)
+    lowered = counting.lower(made, state, batch)
     after, note = lowered.out_info
     assert jax.tree.map(_kind, after) == jax.tree.map(_kind, state)
     assert {_kind(leaf) for leaf in note} == {((), "float32")}
@@ -232,7 +233,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch, capsys):
     asked = ("--configs", "digits_sgd", "digits_sam")
     assert run(tmp_path, *asked) == 130
     assert list(saved(tmp_path)["configs"]) == ["digits_sgd"]
-    source = Source(large.FULL_SIZE, tmp_path / "full_size.json")
+    source = Source(FULL_SIZE, tmp_path / "full_size.json")
     block = Block(Path("x"), "x", (source,), large.block)
     with pytest.raises(cli.UsageError, match="wasn't finished"):
         block.text()

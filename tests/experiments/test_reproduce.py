@@ -178,21 +178,27 @@ def test_the_second_call_trains_and_measures_nothing(copy, monkeypatch, capsys):
     assert "decoded" not in said
 
 
-@pytest.mark.slow
-def test_costs_are_measured_where_they_are_unknown(copy, monkeypatch):
-    path = copy / "cost.json"
-    kept = read(path)
-    kept["methods"]["k_sam"]["of"]["device"] = "another"
-    path.write_text(json.dumps(kept))
-    measured = []
+@pytest.fixture
+def measured(monkeypatch):
+    """Which methods were measured, each time, without measuring."""
+    found = []
 
     def measure(steps, baseline):
         assert baseline == "sgd"
-        measured.append(set(steps))
+        found.append(set(steps))
         return {name: Cost(1.0, 0.125, 1.0, (0.5, 0.25, 0.75)) for name in steps}
 
     monkeypatch.setattr(cost, "measure", measure)
     monkeypatch.setattr(costs, "_step", lambda job: None)
+    return found
+
+
+@pytest.mark.slow
+def test_costs_are_measured_where_they_are_unknown(copy, measured):
+    path = copy / "cost.json"
+    kept = read(path)
+    kept["methods"]["k_sam"]["of"]["device"] = "another"
+    path.write_text(json.dumps(kept))
     assert again(copy) == 0
     # SGD as well, for the ratio, but what was known of it stays.
     assert measured == [{"sgd", "k_sam"}]
@@ -215,31 +221,41 @@ def test_seeds_come_before_methods():
 # What it survives.
 
 
-@pytest.mark.slow
-def test_a_failed_run_is_shown_and_not_tried_again_unless_told(copy, monkeypatch, capsys):
+@pytest.fixture
+def failed(copy, monkeypatch):
+    """A copy in which one run of SGD was lost, and failed when it was made again."""
     shutil.rmtree(run_folder(copy, "sgd", 1))
     with monkeypatch.context() as patch:
         ending_in(DIVERGED, patch)
         assert again(copy) == 0
+    return copy
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_shown(failed, capsys):
     assert "[1/1] seed 1, SGD: failed: the loss isn't finite" in capsys.readouterr().out
-    _, n, accuracy, *_ = row_of(copy, "SGD (1 of 2 failed)")
-    alone = result(copy, "sgd", 0)["last"]["test_accuracy"]
+    _, n, accuracy, *_ = row_of(failed, "SGD (1 of 2 failed)")
+    alone = result(failed, "sgd", 0)["last"]["test_accuracy"]
     assert (n, accuracy) == ("1", f"{100 * alone:.2f}")
-    assert row_of(copy, "K-SAM, k = 1/4")[1] == "2"
-    content = read(copy / "results.json")
+    assert row_of(failed, "K-SAM, k = 1/4")[1] == "2"
+    content = read(failed / "results.json")
     assert content["methods"]["sgd"]["failed"] == [{"seed": 1, "message": str(DIVERGED)}]
     assert f"digits_sgd with seed 1 failed: {DIVERGED}." in content["notes"]
     # Of the pairs, the one that both have.
     assert [found["n"] for found in content["differences"]] == [1]
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_not_tried_again_unless_told(failed, monkeypatch):
     with monkeypatch.context() as patch:
         ending_in(AssertionError("tried again"), patch)
-        assert again(copy) == 0
+        assert again(failed) == 0
     # What led to the failure is not gone on from: this would be refused.
-    left = run_folder(copy, "sgd", 1) / "checkpoints" / "3"
+    left = run_folder(failed, "sgd", 1) / "checkpoints" / "3"
     left.mkdir(parents=True)
-    assert again(copy, "--retry") == 0
-    assert row_of(copy, "SGD")[1] == "2"
-    assert not (run_folder(copy, "sgd", 1) / NOTE).exists()
+    assert again(failed, "--retry") == 0
+    assert row_of(failed, "SGD")[1] == "2"
+    assert not (run_folder(failed, "sgd", 1) / NOTE).exists()
 
 
 @pytest.mark.slow

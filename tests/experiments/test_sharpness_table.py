@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +25,9 @@ from experiments.shell import cli, files
 from experiments.training.evaluation import evaluator, losses_of
 from experiments.training.splits import training_split
 from experiments.training.study import Trained
+
+# What is compiled once serves several tests.
+pytestmark = pytest.mark.xdist_group("sharpness")
 
 NAMES = ("one_step", "ascent", "adaptive", "in_groups", "top_eigenvalue", "trace")
 
@@ -149,31 +153,59 @@ def test_the_whole_command(tmp_path, options):
     assert content["correlations"]["trace"]["replicas"]["n"] == 4
 
 
-@pytest.mark.slow
-def test_measures_of_replicas(digits, protocol, model):
-    """Against the comparison's own sharpness, and power iteration."""
+class Replicas(NamedTuple):
+    """Two replicas that weren't trained, with what their measures found and told a bar."""
+
+    params: Any
+    examples: Any
+    found: dict[str, Any]
+    steps: list[int]
+
+    def values(self, name):
+        return np.array(self.found[name]["values"])
+
+
+@pytest.fixture(scope="module")
+def replicas(digits, protocol, model):
     small = protocol.changed(train_examples=64)
     examples = jax.device_put(training_split(digits, small, 0).train)
     params = model.stacked(jax.random.split(jax.random.key(3), 2))
-    judged = evaluator(model, small)
-    steps = []
+    steps: list[int] = []
     trained = Trained(params, 0, examples)
     found = measures.measured(losses_of(model), trained, steps.append)
-    assert list(found) == list(NAMES)
-    value = {name: np.array(found[name]["values"]) for name in NAMES}
-    np.testing.assert_allclose(
-        value["one_step"], judged.sharpness(params, examples), rtol=1e-3
-    )
+    return Replicas(params, examples, found, steps)
+
+
+@pytest.mark.slow
+def test_one_step_is_the_comparisons_own_sharpness(replicas, protocol, model):
+    judged = evaluator(model, protocol.changed(train_examples=64))
+    expected = judged.sharpness(replicas.params, replicas.examples)
+    np.testing.assert_allclose(replicas.values("one_step"), expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_measures_are_ordered_as_they_must_be(replicas):
     # More steps never find less, and groups climb higher than all together.
-    assert (value["ascent"] >= value["one_step"] * (1 - 1e-6)).all()
-    assert (value["in_groups"] > value["one_step"]).all()
-    assert (value["adaptive"] > 0).all()
-    top = _top_eigenvalue(model, replica(params, 1), examples)
-    assert value["top_eigenvalue"][1] == pytest.approx(top, rel=1e-2)
-    assert np.isnan(found["one_step"]["errors"]).all()
-    assert (np.array(found["trace"]["errors"]) > 0).all()
+    one_step = replicas.values("one_step")
+    assert (replicas.values("ascent") >= one_step * (1 - 1e-6)).all()
+    assert (replicas.values("in_groups") > one_step).all()
+    assert (replicas.values("adaptive") > 0).all()
+
+
+@pytest.mark.slow
+def test_the_top_eigenvalue_is_that_of_power_iteration(replicas, model):
+    top = _top_eigenvalue(model, replica(replicas.params, 1), replicas.examples)
+    assert replicas.values("top_eigenvalue")[1] == pytest.approx(top, rel=1e-2)
+
+
+@pytest.mark.slow
+def test_all_measures_have_errors_where_they_are_drawn_and_tell_the_bar(replicas):
+    assert list(replicas.found) == list(NAMES)
+    assert np.isnan(replicas.found["one_step"]["errors"]).all()
+    assert (np.array(replicas.found["trace"]["errors"]) > 0).all()
     # What the bar is told adds up.
-    assert sum(steps) == 2 * sum(measure.passes for measure in MEASURES.values())
+    passes = sum(measure.passes for measure in MEASURES.values())
+    assert sum(replicas.steps) == 2 * passes
 
 
 def _top_eigenvalue(model, params, examples):

@@ -19,7 +19,7 @@ from experiments.configs.experiment import Experiment
 from experiments.data import memory, pipeline
 from experiments.data.augment import Augmentation
 from experiments.data.examples import Dataset
-from experiments.data.pipeline import Rows
+from experiments.data.rows import Rows
 from experiments.methods import METHODS, label
 from experiments.models.pure import Variables
 from experiments.shell.cli import UsageError

@@ -6,19 +6,16 @@ there is one before the last, and the best; see `Checkpoints.save`.
 
 import contextlib
 import logging
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from experiments.shell.cli import UsageError
 from experiments.training.harness import storage
+from experiments.training.harness.verified import difference, digest
 
 SCORE = "score"
 # Two: if the last one is damaged, there is one before it.
@@ -198,50 +195,12 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, like: PyTree) -> None:
         """Raises a UsageError if the arrays are those of another model or method."""
-        there, here = (
-            _shapes(self._manager.item_metadata(step)["state"].tree),
-            _shapes(like),
-        )
-        differing = sorted(
-            name for name in there | here if there.get(name) != here.get(name)
-        )
-        if differing:
-            # The weights say it best, if it is they that differ.
-            weights = [name for name in differing if name.startswith("params")]
-            name = (weights or differing)[0]
+        there = self._manager.item_metadata(step)["state"].tree
+        if found := difference(there, like):
             raise UsageError(
                 f"checkpoint {self.folder / str(step)} is of another model, method or "
-                f"version of this program: {name} is {there.get(name, 'missing')} there, "
-                f"{here.get(name, 'missing')} here; start anew with another --out"
+                f"version of this program: {found}; start anew with another --out"
             )
-
-
-def digest(tree: PyTree) -> list[int]:
-    """A checksum of each array, in the order of the tree's leaves."""
-    return [_checksum(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def _checksum(leaf: Any) -> int:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    # A copy on every device: this process's first one is the whole.
-    local = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
-    return zlib.crc32(np.ascontiguousarray(local).tobytes())
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[Any, str]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        ".".join(_key(part) for part in path): (tuple(leaf.shape), str(leaf.dtype))
-        for path, leaf in leaves
-    }
-
-
-def _key(part: Any) -> str:
-    for name in ("key", "name", "idx"):
-        if hasattr(part, name):
-            return str(getattr(part, name))
-    return str(part)
 
 
 def _first_line(error: Exception) -> str:

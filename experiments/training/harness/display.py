@@ -1,7 +1,6 @@
 """What a person sees of a run: a panel on a terminal, a line per evaluation in a log."""
 
 import math
-import time
 from types import TracebackType
 from typing import Self
 
@@ -13,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.judging.scores import SCORES
-from experiments.shell.progress import duration
 from experiments.training.harness.contents import Record
+from experiments.training.harness.pace import Pace
 
 # On a wide terminal numbers would stand too far apart to be read as one group.
 WIDTH = 100
@@ -58,7 +57,7 @@ class Live:
         self._metric = metric
         # Purpose in the records -> as shown.
         self._parts = {"train": "train", "validation": "validation", "test": judged_on}
-        self._pace = _Pace(total_steps)
+        self._pace = Pace(total_steps)
         self._train: Record = {}
         self._evaluation: Record = {}
         self._border = "blue"
@@ -181,31 +180,6 @@ class Live:
 
     def _epochs(self) -> int:
         return math.ceil(self._total / self._steps_per_epoch)
-
-
-class _Pace:
-    """How long the rest takes if it goes on as since the first record.
-
-    What comes before the first record is compilation and, in a run that was continued,
-    another process: neither says how long the rest takes.
-    """
-
-    def __init__(self, total: int):
-        self._total = total
-        self._first: tuple[int, float] | None = None
-        self._last = (0, 0.0)
-
-    def reached(self, step: int) -> None:
-        self._last = step, time.monotonic()
-        self._first = self._first or self._last
-
-    def left(self) -> str:
-        """In words; "" while nobody knows, and at the end."""
-        if self._first is None or not self._first[0] < self._last[0] < self._total:
-            return ""
-        steps, seconds = (b - a for a, b in zip(self._first, self._last, strict=True))
-        rest = seconds * (self._total - self._last[0]) / steps
-        return f"about {duration(rest)} left"
 
 
 def shown(value: float | None) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from experiments.data import pipeline
 from experiments.data.examples import Dataset
-from experiments.data.pipeline import Rows
+from experiments.data.rows import Rows
 from experiments.judging import scores
 from experiments.judging.rise import rise
 from experiments.processes import sharded

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from experiments.configs.experiment import Experiment
 from experiments.data import catalogue
 from experiments.data.examples import Kind
-from experiments.data.pipeline import Rows
 from experiments.data.preparation import Preparation
+from experiments.data.rows import Rows
 from experiments.judging import objectives
 from experiments.judging.rise import uphill
 from experiments.methods import Method

@@ -74,15 +74,22 @@ def run(folder, *options):
 def test_both_builds_are_measured_and_nothing_is_left_behind(here, checkout, capsys):
     options = ("--baseline", "asam", "--methods", "sam", "k_sam")
     assert run(here, *options) == 0
-    said = capsys.readouterr()
-    assert "new / baseline" in said.out
+    assert "new / baseline" in capsys.readouterr().out
     file = here / "benchmark" / "baseline" / "mlp.json"
     content = json.loads(file.read_text(), parse_constant=pytest.fail)
     commit = git(checkout, "rev-parse", "asam").strip()
     assert content["builds"] == {"new": commit, "baseline": commit}
     assert content["command"].endswith(f"--baseline {commit} --compiles 1 --out DIR")
     assert content["parameters"] == 15 * 8 + 8 + 80 + 10
-    cases = {case["method"]: case for case in content["cases"]}
+    assert_measured(content["cases"])
+    assert list((here / "temporary").iterdir()) == []
+    # The same again is there already, and needs no process.
+    assert run(here, *options) == 0
+    assert "measured on 2" in capsys.readouterr().out
+
+
+def assert_measured(found):
+    cases = {case["method"]: case for case in found}
     assert list(cases) == ["sgd", "sam", "k_sam"]
     # The library is another one, and nothing else is.
     assert cases["sgd"]["operations"] == cases["k_sam"]["operations"] == 1
@@ -94,10 +101,6 @@ def test_both_builds_are_measured_and_nothing_is_left_behind(here, checkout, cap
         for build in ("new", "baseline"):
             assert case[build]["temporary_bytes"] > 0
             assert case[build]["time_vs_sgd"]["median"] > 0
-    assert list((here / "temporary").iterdir()) == []
-    # The same again is there already, and needs no process.
-    assert run(here, *options) == 0
-    assert "measured on 2" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -233,30 +236,43 @@ def settings(*methods):
     )
 
 
-def test_ratios_are_of_the_same_step_and_of_each_build_to_its_own_sgd():
-    order = []
+@pytest.fixture
+def order():
+    """Who was asked to compile and to run what, in turn."""
+    return []
+
+
+@pytest.fixture
+def paired_cases(order):
+    """Of SGD, SAM and ASAM, where the new build takes half as long."""
     builds = {"new": Said("new", 0.5, order), "baseline": Said("baseline", 1.0, order)}
     found = paired.of_model(builds, TINY, settings("sam", "asam"), lambda text: None)
     assert found["parameters"] == 7
-    sgd, sam, asam = found["cases"]
+    return found["cases"]
+
+
+def quartiles(n, lower, median, upper):
+    return {"n": n, "median": median, "lower_quartile": lower, "upper_quartile": upper}
+
+
+def test_ratios_are_of_the_same_step(paired_cases):
+    sgd, sam, asam = paired_cases
     assert (sgd["operations"], sgd["temporary"]) == (0.5, 0.5)
-    assert sgd["compile"] == {
-        "n": 2,
-        **dict.fromkeys(("median", "lower_quartile", "upper_quartile"), 0.5),
-    }
-    assert sam["new"]["operations_vs_sgd"] == sam["baseline"]["compile_vs_sgd"]["median"]
-    assert sam["new"]["operations_vs_sgd"] == 2
+    assert sgd["compile"] == quartiles(2, 0.5, 0.5, 0.5)
     # Who comes second takes longer, so each has to as often as the other.
-    assert sam["time"] == pytest.approx(
-        {
-            "n": 4,
-            "median": (0.5 * 1.2 + 0.5 / 1.2) / 2,
-            "lower_quartile": 0.5 / 1.2,
-            "upper_quartile": 0.5 * 1.2,
-        }
-    )
+    low, high = 0.5 / 1.2, 0.5 * 1.2
+    assert sam["time"] == pytest.approx(quartiles(4, low, (low + high) / 2, high))
     # There was too little memory for it.
     assert asam["time"] is asam["new"]["seconds"] is asam["new"]["time_vs_sgd"] is None
+
+
+def test_each_build_is_compared_with_its_own_sgd(paired_cases):
+    _, sam, _ = paired_cases
+    assert sam["new"]["operations_vs_sgd"] == sam["baseline"]["compile_vs_sgd"]["median"]
+    assert sam["new"]["operations_vs_sgd"] == 2
+
+
+def test_each_build_compiles_first_as_often_as_the_other(paired_cases, order):
     compiled = [(name, method) for name, method in order[:12] if method == "sgd"]
     assert [n for n, _ in compiled[:4]] == ["new", "baseline", "baseline", "new"]
 

@@ -10,8 +10,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.data import augment
-from experiments.data.augment import Augmentation, Normalization
+from experiments.data import augment, normalization
+from experiments.data.augment import Augmentation
+from experiments.data.normalization import Normalization
 from experiments.processes import sharded
 from experiments.shell.cli import UsageError
 
@@ -20,7 +21,7 @@ N = 400
 # Chosen so that no pixel is zero once it is normalized.
 ODD = Normalization((0.31, 0.53), (0.25, 0.75))
 augmented = jax.jit(augment.augmented, static_argnums=(0, 1))
-normalized = jax.jit(augment.normalized, static_argnums=0)
+normalized = jax.jit(normalization.normalized, static_argnums=0)
 # XLA may fuse a division with a subtraction, here and not there.
 assert_close = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
 # All on; one number of images, so that one compilation does for most tests.
@@ -129,22 +130,6 @@ def test_an_odd_hole_has_its_full_size():
     assert holes.sum((1, 2, 3)).max() == 9
 
 
-def test_normalization_in_numpy():
-    images = made_up(low=0)
-    got = np.asarray(normalized(ODD, images))
-    assert got.dtype == np.float32
-    assert_close(got, in_float64(images))
-
-
-def test_statistics_are_those_of_all_pixels():
-    # More than one part, and the last one isn't full.
-    images = made_up(n=2300)
-    found = augment.statistics(images)
-    scaled = images.astype(np.float64) / 255
-    np.testing.assert_allclose(found.mean, scaled.mean((0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(found.std, scaled.std((0, 1, 2)), rtol=1e-12)
-
-
 def test_all_together_are_the_parts_in_their_order():
     images = made_up(n=FEW)
     results = augmented(ON, ODD, keys(FEW), images)
@@ -234,19 +219,3 @@ def test_devices_send_nothing_to_each_other():
 def test_a_negative_size_is_refused(name):
     with pytest.raises(UsageError, match=rf"{name} must be .* at least 0; got -1: 0 turns"):
         dataclasses.replace(augment.NOTHING, **{name: -1})
-
-
-def test_bad_normalization_is_refused():
-    with pytest.raises(UsageError, match="one value per channel each; got 1 and 2"):
-        Normalization((0.5,), (0.2, 0.2))
-    with pytest.raises(UsageError, match=r"std must be positive .* got \(0\.2, 0\.0\)"):
-        Normalization((0.5, 0.5), (0.2, 0.0))
-    with pytest.raises(UsageError, match="std must be positive"):
-        augment.statistics(np.full((3, 4, 4, 1), 77, np.uint8))
-
-
-def test_wrong_images_are_refused():
-    with pytest.raises(TypeError, match=r"images must be uint8, .* got float32"):
-        augment.normalized(ODD, jnp.zeros((1, 4, 4, 2)))
-    with pytest.raises(UsageError, match="got 2 for images with 3"):
-        augment.normalized(ODD, jnp.zeros((1, 4, 4, 3), jnp.uint8))

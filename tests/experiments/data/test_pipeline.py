@@ -12,6 +12,7 @@ from rich.console import Console
 
 from experiments.data import augment, memory, pipeline
 from experiments.data.examples import Dataset, Examples
+from experiments.data.normalization import statistics
 from experiments.data.pipeline import Batches
 from experiments.processes import sharded
 from experiments.shell.cli import UsageError
@@ -137,7 +138,7 @@ def test_a_batch_over_the_devices_is_augmented_the_same_after_a_restart(digits):
     mesh = sharded.data_mesh()
     rows = sharded.local_rows(mesh, 16)
     images = memory.decode(digits).inputs
-    normalization = augment.statistics(images)
+    normalization = statistics(images)
 
     @jax.jit
     def pictures(batch):

@@ -26,7 +26,7 @@ import tiny_tfds
 
 from experiments import train
 from experiments.configs import rows
-from experiments.processes import distributed, sharded, watch
+from experiments.processes import coordinator, distributed, sharded, watch
 from experiments.shell import cli
 from experiments.training.harness import job, metrics
 from experiments.training.harness.checkpoints import Checkpoints
@@ -417,7 +417,7 @@ def test_a_coordinator_is_a_host_and_a_port(address, capsys):
 
 
 def test_addresses_may_be_of_version_6():
-    assert distributed._host_and_port("[::1]:80") == ("::1", 80)
+    assert coordinator.host_and_port("[::1]:80") == ("::1", 80)
 
 
 def test_a_coordinator_that_does_not_answer(capsys):

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
@@ -21,33 +22,52 @@ def test_a_label_covers_no_point_without_a_label():
         assert not box.contains(*axes.transData.transform((point.x, point.y)))
 
 
-def test_labels_do_not_overlap():
+PLACES = [
+    (0.6, 96.7),
+    (0.8, 97.2),
+    (1.0, 95.8),
+    (1.2, 96.5),
+    (1.26, 96.3),
+    (1.77, 96.8),
+    (2.0, 96.2),
+    (2.035, 96.25),
+    (2.07, 96.3),
+]
+POINTS = [
+    Point(x, y, y - 0.4, y + 0.4, f"method number {i}", "#0072B2")
+    for i, (x, y) in enumerate(PLACES)
+]
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """Axes with a label at each point."""
     figure = Figure(figsize=(10, 6), dpi=100)
     axes = figure.add_subplot()
-    places = [
-        (0.6, 96.7),
-        (0.8, 97.2),
-        (1.0, 95.8),
-        (1.2, 96.5),
-        (1.26, 96.3),
-        (1.77, 96.8),
-    ]
-    places += [(2.0, 96.2), (2.035, 96.25), (2.07, 96.3)]
-    points = [
-        Point(x, y, y - 0.4, y + 0.4, f"method number {i}", "#0072B2")
-        for i, (x, y) in enumerate(places)
-    ]
     axes.set(xlim=(0.4, 2.4), ylim=(95, 98))
-    label_points(figure, axes, points, size=11)
+    label_points(figure, axes, POINTS, size=11)
     figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert sorted(text.get_text() for text in axes.texts) == [p.label for p in points]
-    for a, b in itertools.combinations(boxes, 2):
+    return axes
+
+
+def boxes_of(axes):
+    return [text.get_window_extent() for text in axes.texts]
+
+
+def test_labels_do_not_overlap(labelled):
+    assert sorted(text.get_text() for text in labelled.texts) == [p.label for p in POINTS]
+    for a, b in itertools.combinations(boxes_of(labelled), 2):
         assert Bbox.intersection(a, b) is None
-    for point, box in itertools.product(points, boxes):
-        x, y = axes.transData.transform((point.x, point.y))
+
+
+def test_labels_hide_no_point(labelled):
+    for point, box in itertools.product(POINTS, boxes_of(labelled)):
+        x, y = labelled.transData.transform((point.x, point.y))
         assert not box.contains(x, y)
-    frame = axes.get_window_extent()
-    for box in boxes:
+
+
+def test_labels_stay_within_the_frame(labelled):
+    frame = labelled.get_window_extent()
+    for box in boxes_of(labelled):
         assert frame.x0 <= box.x0
         assert box.x1 <= frame.x1

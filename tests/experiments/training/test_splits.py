@@ -7,8 +7,9 @@ import pytest
 
 from experiments.configs.compare import DIGITS, PROTOCOLS
 from experiments.data import catalogue, pipeline
-from experiments.data.augment import NOTHING, Normalization
+from experiments.data.augment import NOTHING
 from experiments.data.examples import Dataset, Examples
+from experiments.data.normalization import Normalization
 from experiments.training.harness import inputs
 from experiments.training.splits import draw_test, mislabel, training_split
 

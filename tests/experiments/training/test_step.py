@@ -1,6 +1,7 @@
 """A step of a model with BatchNorm against gradients of a loss written out."""
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from experiments.methods.baselines import mean_gradient
 from experiments.models.pure import pure
 from experiments.training import step
 from experiments.training.step import Optimizer
+
+# What is compiled once serves several tests.
+pytestmark = pytest.mark.xdist_group("step")
 
 N, RATE, DECAY, RHO = 6, 0.3, 0.05, 0.2
 # Flax's: what is kept of the running statistics, and what is added to the variance.
@@ -124,41 +128,71 @@ def _scaled(method, **options):
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_skipped_step_leaves_weights_statistics_and_optimizer_alone(method, batches):
-    optimizer = _scaled(method, initial=16.0, minimum=8.0, growth_interval=1)
-    state = step.start(optimizer, MODEL.init(jax.random.key(3)))
-    plain = optimizer._replace(gradient=METHODS[method])
-    taken = jax.jit(partial(step.train_step, optimizer, MODEL))
-    expected, told = jax.jit(partial(step.train_step, plain, MODEL))(
-        step.start(plain, MODEL.init(jax.random.key(3))), batches[0]
+class Skipping(NamedTuple):
+    """A good step, three skipped ones, and a good one again.
+
+    `states` are those after each, and `plain` what a step without a scale gives at first.
+    """
+
+    take: Any
+    states: list[Any]
+    notes: list[Any]
+    plain: tuple[Any, Any]
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def skipping(request, batches):
+    optimizer = _scaled(request.param, initial=16.0, minimum=8.0, growth_interval=1)
+    plain = optimizer._replace(gradient=METHODS[request.param])
+    take, unscaled = (
+        jax.jit(partial(step.train_step, one, MODEL)) for one in (optimizer, plain)
     )
-    state, first = taken(state, batches[0])
+    expected = unscaled(step.start(plain, MODEL.init(jax.random.key(3))), batches[0])
+    states, notes = [step.start(optimizer, MODEL.init(jax.random.key(3)))], []
+    bad = batches[1]._replace(inputs=batches[1].inputs + np.float32(np.inf))
+    for batch in (batches[0], bad, bad, bad, batches[1]):
+        state, note = take(states[-1], batch)
+        states.append(state)
+        notes.append(note)
+    return Skipping(take, states[1:], notes, expected)
+
+
+def test_a_scaled_step_is_a_plain_one(skipping):
+    state, note = skipping.states[0], skipping.notes[0]
+    expected, told = skipping.plain
     assert float(state.gradient.scale) == 32
     _assert_close(state._replace(gradient=()), expected._replace(gradient=()))
-    _assert_close(first, told)
-    bad = batches[1]._replace(inputs=batches[1].inputs + np.float32(np.inf))
-    notes, after = [first], state
-    for scale in (16.0, 8.0, 8.0):
-        after, note = taken(after, bad)
-        notes.append(note)
-        assert jax.tree.structure(after) == jax.tree.structure(state)
-        assert float(after.gradient.scale) == scale
-        _assert_same(after._replace(gradient=()), state._replace(gradient=()))
-        _assert_same(after.gradient.inner, state.gradient.inner)
-        # The last of them had the smallest scale already.
+    _assert_close(note, told)
+
+
+def test_a_skipped_step_leaves_weights_statistics_and_optimizer_alone(skipping, batches):
+    good, *skipped, again = skipping.states
+    for state, note in zip(skipped, skipping.notes[1:4], strict=True):
+        assert jax.tree.structure(state) == jax.tree.structure(good)
+        _assert_same(state._replace(gradient=()), good._replace(gradient=()))
+        _assert_same(state.gradient.inner, good.gradient.inner)
         assert note.skipped == 1
-        assert np.isfinite(note.gradient_norm) == (len(notes) < 4)
-    again, note = taken(after, batches[1])
-    other, _ = taken(state, batches[1])
+    other, _ = skipping.take(good, batches[1])
     _assert_same(again._replace(gradient=()), other._replace(gradient=()))
-    notes = step.stacked([*notes, note])
+
+
+def test_the_scale_falls_to_its_minimum_and_only_there_a_failure_shows(skipping):
+    assert [float(state.gradient.scale) for state in skipping.states[1:4]] == [16, 8, 8]
+    # The last of them had the smallest scale already.
+    finite = [bool(np.isfinite(note.gradient_norm)) for note in skipping.notes[1:4]]
+    assert finite == [True, True, False]
+    notes = step.stacked(skipping.notes)
     assert step.first_failure(notes) == 3
     assert step.first_failure(jax.tree.map(lambda x: x[:3], notes)) is None
+
+
+def test_means_are_over_the_steps_that_were_taken(skipping):
+    notes = step.stacked(skipping.notes)
+    taken = step.stacked([skipping.notes[0], skipping.notes[-1]])
     found = step.mean(notes)
     assert found.skipped == np.float32(0.6)
     for name in ("loss", "gradient_norm", "cosine"):
-        ours, two = getattr(found, name), getattr(step.stacked([first, note]), name)
+        ours, two = getattr(found, name), getattr(taken, name)
         np.testing.assert_allclose(ours, np.mean(two), rtol=1e-6)
     none = step.mean(jax.tree.map(lambda x: x[1:3], notes))
     assert none.skipped == 1

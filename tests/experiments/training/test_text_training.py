@@ -24,7 +24,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 import ksam_jax
 from experiments import train
 from experiments.data import augment, glue, preparation
-from experiments.data.pipeline import Rows
+from experiments.data.rows import Rows
 from experiments.models import pure, zoo
 from experiments.models.text import TextTransformer
 from experiments.processes import sharded
@@ -175,6 +175,7 @@ def arrays(found):
 # ------------------------------------------------------------------------ what comes out
 
 
+@functools.cache
 def judged(task, folder):
     """Of every part that is looked at: what NumPy's model says, and the labels."""
     mine = prepared(command(task, start=STARTS[task]))
@@ -218,25 +219,34 @@ def cross_entropy(logits, labels):
 def test_metrics_are_those_of_numpy(task, scores):
     folder, _ = whole(task)
     result = json.loads((folder / "result.json").read_text())
+    found = judged(task, folder)
+    assert result["metric"] == next(iter(scores))
+    for part, (outputs, labels) in found.items():
+        told = outputs[:, 0] if outputs.shape[1] == 1 else outputs.argmax(-1)
+        for metric, score in scores.items():
+            expected = score(labels, told)
+            assert result["last"][f"{part}_{metric}"] == pytest.approx(expected, abs=1e-6)
+    # A model that says the same of all would tell scores nothing.
+    assert len(np.unique(np.round(found["train"][0], 3), axis=0)) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", STARTS)
+def test_losses_are_those_of_numpy_and_no_example_is_dropped(task):
+    folder, _ = whole(task)
+    result = json.loads((folder / "result.json").read_text())
     first, *others = glue.TASKS[task].evaluation
     parts = {"test": first, **{name: name for name in others}}
     found = judged(task, folder)
     assert set(found) == {"train", "validation", *parts}
-    assert result["metric"] == next(iter(scores))
     for part, split in parts.items():
         np.testing.assert_array_equal(found[part][1], labels_of(task)[split])
     for part, (outputs, labels) in found.items():
+        # No label is smoothed.
         is_number = outputs.shape[1] == 1
-        told = outputs[:, 0] if is_number else outputs.argmax(-1)
-        for metric, score in scores.items():
-            expected = score(labels, told)
-            assert result["last"][f"{part}_{metric}"] == pytest.approx(expected, abs=1e-6)
-        # Nothing is dropped, and no label smoothed.
         square = ((outputs[:, 0] - labels) ** 2).mean() if is_number else None
         loss = square if is_number else cross_entropy(outputs, labels)
         assert result["last"][f"{part}_loss"] == pytest.approx(loss, rel=1e-4)
-    # A model that says the same of all would tell scores nothing.
-    assert len(np.unique(np.round(found["train"][0], 3), axis=0)) > 2
 
 
 @pytest.mark.slow
@@ -363,22 +373,25 @@ def test_a_key_follows_from_seed_epoch_and_example():
     assert preparation.of_texts(0.0).batch(rows([0, 1]), jnp.int32(0)).key is None
 
 
+def small_text_transformer(rngs):
+    return TextTransformer(
+        oracle.LENGTH, oracle.VOCABULARY, oracle.CLASSES, width=6, depth=1, heads=2,
+        dropout=0.5, rngs=rngs,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 def test_both_passes_of_a_step_drop_the_same():
     # A climb so short that the second pass has the first one's gradient, but for its key.
     tx = ksam_jax.k_sam(1e-6, k=0.5, mean_over="chosen")
-    model = pure(
-        lambda rngs: TextTransformer(
-            oracle.LENGTH, oracle.VOCABULARY, oracle.CLASSES, width=6, depth=1, heads=2,
-            dropout=0.5, rngs=rngs,
-        )
-    )  # fmt: skip
+    model = pure(small_text_transformer)
     params = jax.jit(model.init)(jax.random.key(0)).params
     batch = preparation.of_texts(0.5).batch(rows([0, 1, 2, 3]), jnp.int32(0))
+    other = batch._replace(key=jax.random.split(jax.random.key(9), 4))
     no_gradient: Any = None
 
     @quick_jit
-    def both(params, batch):
+    def both(params):
         found, _ = tx.update(
             no_gradient, tx.init(params), params, loss_fn=model.losses, batch=batch
         )
@@ -389,8 +402,7 @@ def test_both_passes_of_a_step_drop_the_same():
 
         return found, *(jax.grad(loss)(params, each) for each in (batch, other))
 
-    other = batch._replace(key=jax.random.split(jax.random.key(9), 4))
-    found, same, different = (_flat(tree) for tree in both(params, batch))
+    found, same, different = (_flat(tree) for tree in both(params))
     np.testing.assert_allclose(found, same, rtol=1e-3, atol=1e-5)
     assert np.abs(found - different).max() > 1e-2
 
@@ -518,15 +530,24 @@ def test_a_whole_training_may_be_a_rise(tmp_path):
 # ----------------------------------------------------------------------------------- BERT
 
 
-@pytest.mark.slow
-def test_a_bert_goes_on_from_the_very_weights_of_a_checkpoint(tmp_path, checkpoint):
+@pytest.fixture(scope="module")
+def tuned(checkpoint):
+    """A run from the checkpoint, before it has begun: how it is called, and what it is."""
     options = ("--pretrained", str(checkpoint), "--model", "bert_tiny", "--epochs", "1")
     argv = command("glue/sst2", *options, start=ADAMW)
-    mine = prepared(argv)
-    params = mine.start().params
+    return argv, prepared(argv)
+
+
+def head_of(mine):
+    return nnx.to_pure_dict(mine.start().params)["classifier"]
+
+
+@pytest.mark.slow
+def test_a_bert_goes_on_from_the_very_weights_of_a_checkpoint(tuned):
+    _, mine = tuned
     tensors = bert_oracle.random_tensors(BERT)
     # Rows of tokens, their logits by NumPy: with our head in the checkpoint's place.
-    head = nnx.to_pure_dict(params)["classifier"]
+    head = head_of(mine)
     tensors["classifier.weight"] = np.asarray(head["kernel"]).T
     tensors["classifier.bias"] = np.asarray(head["bias"])
     tokens, labels = mine.inputs.judged["test"].fetch(np.arange(JUDGED))
@@ -536,15 +557,26 @@ def test_a_bert_goes_on_from_the_very_weights_of_a_checkpoint(tmp_path, checkpoi
     assert told.predictions[:JUDGED].tolist() == logits.argmax(-1).tolist()
     expected = cross_entropy(logits, labels) * JUDGED
     assert float(told.loss) == pytest.approx(expected, rel=1e-4)
-    # Each from its own initial weights, as the paper has it: normal, 0.02.
-    other = nnx.to_pure_dict(job.seeded(mine, 1).start().params)["classifier"]["kernel"]
-    assert np.asarray(head["kernel"]).std() == pytest.approx(0.02, rel=0.4)
-    assert np.abs(head["kernel"] - other).max() > 0.01
+
+
+@pytest.mark.slow
+def test_a_head_has_initial_weights_of_its_own(tuned):
+    """As the paper has it: normal, 0.02."""
+    _, mine = tuned
+    kernel, other = (head_of(one)["kernel"] for one in (mine, job.seeded(mine, 1)))
+    assert np.asarray(kernel).std() == pytest.approx(0.02, rel=0.4)
+    assert np.abs(kernel - other).max() > 0.01
+
+
+@pytest.mark.slow
+def test_all_of_a_bert_is_trained(tmp_path, tuned, checkpoint):
+    argv, mine = tuned
+    params = mine.start().params
     found = run(tmp_path, argv)
     assert found.status == 0, found.err
     last = arrays(state(tmp_path, mine, STEPS // EPOCHS).params)
     for name, array in arrays(params).items():
-        # All are trained; of the tokens' rows those that there are.
+        # Of the tokens' rows those that there are.
         assert (array != last[name]).any(), name
     result = json.loads((tmp_path / "result.json").read_text())
     assert "WordPiece with 50 tokens of the checkpoint (" in result["dataset"]["source"]

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.configs import rows
 from experiments.configs.experiment import Experiment
-from experiments.data.augment import Normalization
+from experiments.data.normalization import Normalization
 from experiments.methods import METHODS
 from experiments.processes import sharded
 from experiments.shell.cli import UsageError

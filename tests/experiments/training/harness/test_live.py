@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from experiments.training.harness import display
+from experiments.training.harness import display, pace
 from experiments.training.harness.display import Live, percent, shown
 
 RECORD = {
@@ -29,7 +29,7 @@ HIDDEN, VISIBLE = "\x1b[?25l", "\x1b[?25h"
 def clock(monkeypatch):
     """A clock that is set by hand."""
     now = [1000.0]
-    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
     return now
 
 
