@@ -12,7 +12,7 @@ PYTEST  := -m pytest -n auto --dist loadgroup
 export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo benchmark test test-library test-experiments test-slow test-all test-lowest \
-	$(PYTHONS:%=test-%) times docs parity package check format clean
+	$(PYTHONS:%=test-%) times docs parity package release-check check format clean
 
 demo: $(STAMP)  ## Compare all methods on digits: results/digits/
 	$(BIN)/python -m experiments.compare
@@ -51,6 +51,9 @@ package: $(STAMP)  ## Wheel and sdist into dist/, and both tried in empty enviro
 	rm -rf dist .venv-package
 	$(BIN)/python -m build --outdir dist
 	sh tests/package.sh $(PYTHON) .venv-package dist/*
+
+release-check: package  ## What stands against a release, and what of it is left for a person
+	$(BIN)/python tests/release.py
 
 parity: .venv-parity/.installed  ## Compare our BERT and methods with others', in an environment of its own (6 GB)
 	.venv-parity/bin/python -m pytest tests/parity
