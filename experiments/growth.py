@@ -54,7 +54,7 @@ class Config:
     devices: Annotated[
         tuple[int, ...], arg(metavar="INT ...", help="Of the smallest model, virtual.")
     ] = (1, 2, 4, 8)
-    spread_batch: Annotated[int, arg(help="Examples on all the devices together.")] = 512
+    spread_batch: Annotated[int, arg(help="Examples on all the devices together.")] = 128
     rounds: Annotated[
         int, arg(help="Of timing; fewer, but at least 3, where steps are slow.")
     ] = 15

@@ -28,7 +28,8 @@ def draw(content: Growth, path: Path) -> None:
         for column, sweep in zip(panels.T, sweeps(content, name).values(), strict=True):
             _draw(column[0], column[1], sweep, colour)
     for column, words in zip(panels.T, FIELDS.values(), strict=True):
-        _frame(column[0], column[1], words)
+        if column[0].lines:
+            _frame(column[0], column[1], words)
     panels[0][0].set_ylabel("seconds of a step")
     panels[1][0].set_ylabel("time of a step / SGD's")
     machine = content["machine"]
