@@ -28,14 +28,15 @@ def transformation(
     method: Method, execution: Execution
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation that a method is, from its answers and checked arguments."""
-    mask, perturbed_dtype, axis_name, sync_ascent, groups, num_microbatches = execution
-    call, axis, combine = method.call, named(axis_name), method.combine
+    mask, sync_ascent, groups = execution.mask, execution.sync_ascent, execution.groups
+    call, axis, combine = method.call, named(execution.axis_name), method.combine
     # Without a climb there is nothing in which devices could differ.
     sync_ascent = sync_ascent or method.perturbation is None
     method = method._replace(
         combine=combine and optax.with_extra_args_support(combine),
-        perturbed_dtype=perturbed_dtype,
+        perturbed_dtype=execution.perturbed_dtype,
         sync_ascent=sync_ascent,
+        info=execution.info,
     )
 
     def init_fn(params):
@@ -74,7 +75,7 @@ def transformation(
         state = _state.checked("tx.update", without_aux(state), expected(params))
         batch = drawn_alone(_arguments.batch_arrays(batch))
         _check_places(method, execution, given, params, batch)
-        loss = Loss(loss_fn, has_aux, num_microbatches, loss_scale)
+        loss = Loss(loss_fn, has_aux, execution.num_microbatches, loss_scale)
         _warn_of_hidden(method, execution, loss, params, batch)
         problem = Problem(loss, batch, groups, axis)
         here = method._replace(flags=perturbed_leaves(call, mask, params))
