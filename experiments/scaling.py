@@ -106,7 +106,7 @@ def _counted(config: Config) -> dict[str, Any]:
     for name, method in spread.METHODS.items():
         for way, devices in cases:
             program = spread.compiled(name, way, workload, task, devices, DEFAULT_KEEP)
-            rows.append({"method": name, "way": way, **asdict(count(program))})
+            rows.append({"method": name, "way": way, **asdict(count(program.compiled))})
         console.print(f"{method.label}: counted", highlight=False)
     return {
         "model": workload.title,

@@ -9,8 +9,17 @@ from experiments.costs.accelerator.contents import ACCELERATOR
 from experiments.costs.benchmark.contents import BENCHMARK, LARGEST_BATCH
 from experiments.costs.devices.contents import SCALING
 from experiments.costs.full_size import FULL_SIZE
+from experiments.costs.growth.contents import GROWTH
 from experiments.flatness.contents import ALIGNMENTS, FLATNESS
-from experiments.pages import accelerator, batchnorm, decision, devices, large, renders
+from experiments.pages import (
+    accelerator,
+    batchnorm,
+    decision,
+    devices,
+    growth,
+    large,
+    renders,
+)
 from experiments.pages.block import Block, Source
 from experiments.racing import page as racing
 from experiments.racing.contents import RACE
@@ -143,6 +152,13 @@ PERFORMANCE = (
         (_source(ACCELERATOR, "accelerator/accelerator.json"),),
         accelerator.block,
         "Not measured yet: no accelerator was at hand.",
+    ),
+    Block(
+        DOCS / "growth.md",
+        "growth",
+        (_source(GROWTH, "growth/growth.json"),),
+        growth.block,
+        "Not measured yet.",
     ),
     Block(DOCS / "scaling.md", "sent", SCALED, renders.sent),
     Block(DOCS / "scaling.md", "kept", SCALED, renders.kept),

@@ -34,8 +34,8 @@ def asam(
       adaptive_mask: leaves for which T is used; a pytree of bools or a function of
         params (in which `optax.MaskedNode` stands for parameters that `mask` leaves out).
         None: leaves of two axes or more (T = 1 for biases and norm parameters).
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

@@ -55,6 +55,9 @@ class Common(TypedDict, total=False):
         memory; None for one. The result is the joined batch's, for losses that don't
         couple examples: selection still ranks the whole batch. `keep` doesn't apply, and
         aux of a batch-level loss is averaged.
+      info: what a step says of itself. "all"; or "losses", without the two norms and the
+        cosine, which are unknown then: weights are read less often, and the ascent gradient
+        needn't be kept until the descent's is there. The updates are the same.
     """
 
     mask: Any
@@ -63,6 +66,7 @@ class Common(TypedDict, total=False):
     sync_ascent: bool
     groups: int | None
     num_microbatches: int | None
+    info: str
 
 
 @overload

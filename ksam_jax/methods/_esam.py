@@ -48,8 +48,8 @@ def esam(
         leaf and before scaling to radius rho/beta, as in the authors' code.
       mean_over: what the descent's sum over the chosen is divided by: "chosen" by their
         number, or "batch" by N, as if the others' loss were zero; see `highest_loss`.
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

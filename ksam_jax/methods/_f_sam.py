@@ -33,8 +33,8 @@ def f_sam(
         `optax.Schedule`.
       sigma: how much of the average is removed; 0 is SAM.
       decay: lambda, in [0, 1).
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

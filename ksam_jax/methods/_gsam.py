@@ -32,8 +32,8 @@ def gsam(
         vision transformers on ImageNet from 0.6 to 0.1.
       alpha: weight of the gap; 0 is SAM. The authors' code has 0.6 for vision
         transformers, and 0.2 in its example on CIFAR-10.
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

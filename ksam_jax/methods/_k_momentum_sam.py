@@ -55,8 +55,8 @@ def k_momentum_sam(
         "clean", of the unperturbed ones, at the cost of a forward pass over the batch; or
         "perturbed", of the perturbed ones, as the pass there returns it, at no cost.
         `info.loss` and `info.sharpness` are then unknown.
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

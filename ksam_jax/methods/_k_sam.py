@@ -50,8 +50,8 @@ def k_sam(
         mislabelled examples; on clean labels it hurts.
       mean_over: what the sum over the chosen is divided by: "batch" by N, as if the others'
         loss were zero, or "chosen" by their number; see `highest_loss`.
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

@@ -29,8 +29,8 @@ def le_sam(
         `optax.Schedule`. The authors let it rise from 0 in the first 10 of 200 epochs and
         fall to 0, as a cosine, in the last 40.
       max_rho: longest climb; None for none.
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

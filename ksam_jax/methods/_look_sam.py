@@ -33,8 +33,8 @@ def look_sam(
       alpha: length of the part that is used again, as a share of the gradient's: 0.7 is
         the authors' for vision transformers; Becker et al. found 0.1 best on CIFAR-100.
       period: k of the paper; an integer >= 1, may be traced. 1 is SAM.
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with a `SwitchState`; `update` is

@@ -27,8 +27,8 @@ def mean_gradient(
     Args:
       combine: what is made of the gradient, as in `sharpness_aware`: it is the
         `ascent_gradient` as well, and `epsilon` is zero.
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

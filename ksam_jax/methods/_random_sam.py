@@ -38,8 +38,8 @@ def random_sam(
       aux: of which weights aux (`has_aux=True`), such as BatchNorm's statistics, is:
         "clean", of the unperturbed ones, at the cost of a forward pass over the batch; or
         "perturbed", of the perturbed ones, as the pass there returns it, at no cost.
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

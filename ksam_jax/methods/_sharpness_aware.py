@@ -82,8 +82,8 @@ def sharpness_aware(
       aux: of which weights aux is: "clean", of the unperturbed ones; or "perturbed", of
         the perturbed ones, as the pass over the whole batch there returns it: a forward
         pass less where the climb has none over the whole batch.
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Its updates are the descent gradient, in

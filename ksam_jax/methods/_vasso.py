@@ -31,8 +31,8 @@ def vasso(
         `optax.Schedule`.
       theta: share of the new gradient in the average, in (0, 1]; 1 is SAM. The
         authors' code has 0.9 everywhere (and rho 0.2 for WRN-28-10 on CIFAR-100).
-      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups and
-        num_microbatches, which all methods take: see `Common`.
+      **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
+        num_microbatches and info, which all methods take: see `Common`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; `update` is described in

@@ -167,8 +167,13 @@ def given_gradient(
     return Gradient(gradient, None, losses, None, aux, state)
 
 
-def perturb(params: PyTree, epsilon: PyTree, dtype: Any) -> tuple[PyTree, Float[Array, ""]]:
-    """Returns `params + epsilon` in `dtype`, and the norm of what was really added."""
+def perturb(
+    params: PyTree, epsilon: PyTree, dtype: Any, is_measured: bool
+) -> tuple[PyTree, Float[Array, ""]]:
+    """Returns `params + epsilon` in `dtype`, and the norm of what was really added.
+
+    The norm, if it `is_measured`; else zero.
+    """
 
     def add(p: Array, e: Array) -> tuple[Array, Array]:
         target = p.dtype if dtype is None or jnp.iscomplexobj(p) else jnp.dtype(dtype)
@@ -179,6 +184,8 @@ def perturb(params: PyTree, epsilon: PyTree, dtype: Any) -> tuple[PyTree, Float[
     leaves, treedef = jax.tree.flatten(params)
     sums = [add(p, e) for p, e in zip(leaves, treedef.flatten_up_to(epsilon), strict=True)]
     perturbed = treedef.unflatten([total for total, _ in sums])
+    if not is_measured:
+        return perturbed, jnp.zeros(())
     return perturbed, plain_norm([difference for _, difference in sums], like=params)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 from ..loss._rows import Chosen, weighted_mean
 from ..parts._following import losses_to_carry
 from ..parts._selection import Selection
-from ..trees._lengths import norm_and_cosine
+from ..trees._lengths import norm, norm_and_cosine
 from ..trees._mask import only
 from ..trees._numbers import ratio, real_dtype, widen
 from ._gradient import Gradient, Problem
@@ -25,8 +25,9 @@ class SharpnessAwareInfo(NamedTuple):
 
     All are scalars in float32 (float64 for float64 parameters), zero before the first
     step, and 2**100 (1.27e30) where the step didn't compute what they need: a gradient was
-    handed in, no pass ran at the unperturbed weights (`momentum_sam`), or the two passes
-    shared no example. `info.known` tells where. (Neither NaN nor infinite, so that
+    handed in, no pass ran at the unperturbed weights (`momentum_sam`), the two passes
+    shared no example, or the method was made with `info="losses"`, which knows neither norm
+    nor the cosine. `info.known` tells where. (Neither NaN nor infinite, so that
     `jax_debug_nans` and `jax_debug_infs` stop at real ones only.)
 
     Attributes:
@@ -112,21 +113,38 @@ def _taken(
 
 
 def geometry(
-    flags: PyTree | None,
+    method: Method,
+    problem: Problem,
     params: PyTree,
     climbed: PyTree,
     fallen: PyTree,
     applied: Float[Array, ""],
     like: SharpnessAwareInfo,
 ) -> Float[Array, "3"]:
-    """The second half, from the two gradients over the parameters that `flags` name."""
-    climbed, fallen = only(flags, climbed), only(flags, fallen)
-    climbed = jax.tree.map(widen, climbed)
-    # The descent gradient may have been taken at weights of another dtype.
-    fallen = jax.tree.map(lambda f, c: f.astype(c.dtype), fallen, climbed)
-    length, cosine = norm_and_cosine(climbed, fallen, like=params)
-    told = length, applied, cosine
+    """The second half, from the two gradients over the parameters that are perturbed.
+
+    Where nobody asks for it it isn't computed; with a loss scale somebody asks for the
+    first number, whether it is finite.
+    """
+    climbed = jax.tree.map(widen, only(method.flags, climbed))
+    told = _unknown(), _unknown(), _unknown()
+    if method.info == "all":
+        # The descent gradient may have been taken at weights of another dtype.
+        fallen = only(method.flags, fallen)
+        fallen = jax.tree.map(lambda f, c: f.astype(c.dtype), fallen, climbed)
+        length, cosine = norm_and_cosine(climbed, fallen, like=params)
+        told = length, applied, cosine
+    elif problem.loss.scale is not None:
+        told = norm(climbed, like=params), *told[1:]
     return jnp.stack([x.astype(like.loss.dtype) for x in told])
+
+
+def asked_for(method: Method, info: SharpnessAwareInfo) -> SharpnessAwareInfo:
+    """The info without what wasn't."""
+    if method.info == "all":
+        return info
+    unknown = _unknown().astype(info.loss.dtype)
+    return info._replace(ascent_norm=unknown, perturbation_norm=unknown, cosine=unknown)
 
 
 def as_info(told: Float[Array, " numbers"]) -> tuple[SharpnessAwareInfo, Array]:

@@ -12,6 +12,8 @@ from ..parts._sized import SizedSelection
 
 # At the unperturbed weights, or at the perturbed ones.
 AUX = ("clean", "perturbed")
+# Everything that a step can say of itself, or what the losses say, which are there anyway.
+INFO = ("all", "losses")
 
 
 class Execution(NamedTuple):
@@ -23,11 +25,13 @@ class Execution(NamedTuple):
     sync_ascent: Any = True
     groups: Any = None
     num_microbatches: Any = None
+    info: Any = "all"
 
     def checked(self, call: str) -> "Execution":
         """With the numbers of parts known; raises for what breaks a rule."""
         _kinds.float_dtype(call, self.perturbed_dtype)
         _kinds.devices(call, self.axis_name, self.sync_ascent, self.groups)
+        _kinds.one_of(call, "info", self.info, INFO)
         return self._replace(
             groups=_values.parts(call, "groups", self.groups),
             num_microbatches=_values.parts(call, "num_microbatches", self.num_microbatches),
@@ -59,6 +63,7 @@ class Method(NamedTuple):
       coverage: the selection of whose sizes this method has one; None for none.
       coverage_in: the field of the state in which that selection remembers.
       aux: of which pass over the whole batch aux is, one of `AUX`.
+      info: how much the step says of itself, one of `INFO`.
     """
 
     call: str
@@ -73,6 +78,7 @@ class Method(NamedTuple):
     coverage: SizedSelection | None = None
     coverage_in: str = ""
     aux: str = "clean"
+    info: str = "all"
 
     @property
     def sized(self) -> SizedSelection | None:

@@ -80,7 +80,8 @@ def on_device(
         ascent.value, state.perturbation, params, **extra_args
     )
     epsilon = only(flags, _leaves.as_epsilon(method.call, epsilon, params))
-    perturbed, applied = perturb(params, epsilon, method.perturbed_dtype)
+    is_measured = method.info == "all"
+    perturbed, applied = perturb(params, epsilon, method.perturbed_dtype, is_measured)
     perturbed = problem.axis.varying(perturbed)
     descent = _descent_gradient(method, problem, perturbed, ascent, state.descent)
     told = what_losses_tell(method, problem, ascent, descent, state.info)
@@ -89,7 +90,7 @@ def on_device(
     found = Found(descent.value, told, aux, ascent.note, descent.note, climb)
     states = States(perturbation_state, ascent.state, descent.state)
     if not method.sync_ascent:
-        found = _compared_alone(flags, params, found, state)
+        found = _compared_alone(method, problem, params, found, state)
     return found, states
 
 
@@ -108,12 +109,16 @@ def _aux(method: Method, problem: Problem, ascent: Gradient, descent: Gradient) 
 
 
 def _compared_alone(
-    flags: PyTree | None, params: PyTree, found: Found, state: SharpnessAwareState
+    method: Method,
+    problem: Problem,
+    params: PyTree,
+    found: Found,
+    state: SharpnessAwareState,
 ) -> Found:
     """The device's own climb, compared with the device's own descent."""
     assert found.climb is not None
-    climb, descent = found.climb, found.descent
-    own = geometry(flags, params, climb.gradient, descent, climb.applied, state.info)
+    climb, compared = found.climb, (found.climb.gradient, found.descent)
+    own = geometry(method, problem, params, *compared, climb.applied, state.info)
     return found._replace(told=jnp.concatenate([found.told, own]), climb=None)
 
 

@@ -75,6 +75,7 @@ def _carried_out(method: Method, execution: Execution) -> Method:
     return method._replace(
         combine=combine and optax.with_extra_args_support(combine),
         perturbed_dtype=execution.perturbed_dtype,
+        info=execution.info,
         # Without a climb there is nothing in which devices could differ.
         sync_ascent=execution.sync_ascent or method.perturbation is None,
     )

@@ -19,7 +19,7 @@ from ..trees._numbers import wide_zeros
 from ._branch import one_of
 from ._gradient import Note, Problem
 from ._groups import in_groups
-from ._info import SharpnessAwareInfo, as_info, geometry
+from ._info import SharpnessAwareInfo, as_info, asked_for, geometry
 from ._method import Method
 from ._on_device import Climb, Found, on_device
 from ._state import SharpnessAwareState
@@ -60,8 +60,10 @@ def _step(
     updates, combined = descent, state.combine
     if method.sync_ascent:
         climb = found.climb or _no_climb(params, descent)
-        told = jnp.concatenate([told, _compared(method, climb, params, descent, state)])
-        if method.coverage is None:
+        compared = climb.gradient, descent, climb.applied
+        own = geometry(method, problem, params, *compared, state.info)
+        told = jnp.concatenate([told, own])
+        if method.coverage is None and method.info == "all":
             descent = _told_first(descent, told)
         updates, combined = _combined(method, climb, params, descent, state, extra_args)
     info, measured = as_info(told)
@@ -70,7 +72,7 @@ def _step(
         _ascent_learned(method, problem, params, descent, found, states.ascent),
         _learned(problem, method.descent, found.descent_note, states.descent),
         combined,
-        info,
+        asked_for(method, info),
         _both_finite(problem, params, info, descent, state),
         aux,
     )
@@ -135,17 +137,6 @@ def _averaged(
 def _no_climb(params: PyTree, descent: PyTree) -> Climb:
     """What stands for it where the descent gradient is that at the weights themselves."""
     return Climb(descent, wide_zeros(params), jnp.zeros(()))
-
-
-def _compared(
-    method: Method,
-    climb: Climb,
-    params: PyTree,
-    descent: PyTree,
-    state: SharpnessAwareState,
-) -> Float[Array, "3"]:
-    flags, applied = method.flags, climb.applied
-    return geometry(flags, params, climb.gradient, descent, applied, state.info)
 
 
 def _told_first(descent: PyTree, told: Float[Array, " numbers"]) -> PyTree:

@@ -7,15 +7,10 @@ from experiments.configs.benchmark import Workload
 from experiments.costs import timing
 from experiments.costs.baseline.builds import BASELINE, NEW, FailedError
 from experiments.costs.benchmark.contenders import CONTENDERS
-from experiments.costs.benchmark.measurement import (
-    BURST_SECONDS,
-    LEAST_ROUNDS,
-    in_words,
-    quotient,
-    spread,
-)
+from experiments.costs.benchmark.measurement import in_words, quotient, spread
 from experiments.costs.benchmark.plan import Case, on_own_batch
 from experiments.costs.benchmark.task import make_task
+from experiments.costs.timing import BURST_SECONDS, LEAST_ROUNDS
 from experiments.shell.cli import RunError, UsageError
 
 Figures = Mapping[str, Any]

@@ -10,9 +10,6 @@ from experiments.costs.benchmark.contenders import CONTENDERS
 from experiments.costs.benchmark.plan import Case, Group
 from experiments.costs.benchmark.programs import Model, Program
 
-BURST_SECONDS = 0.02
-LEAST_ROUNDS = 3
-
 Times = Mapping[Case, Sequence[float]]
 Programs = Mapping[Case, Program]
 
@@ -88,21 +85,8 @@ def _times(
     say(f"warming up {len(group.cases)} programs")
     warmed = {case: model.warmed_up(programs[case]) for case in group.cases}
     bursts = {case: burst for case, burst in warmed.items() if burst is not None}
-    seconds = {case: burst(1) for case, burst in bursts.items()}
-    repeats = {case: max(1, round(BURST_SECONDS / s)) for case, s in seconds.items()}
-    one_round = sum(repeats[case] * seconds[case] for case in bursts)
     most = model.workload.timing_seconds / (1 if group.name == "methods" else 4)
-    affordable = int(most / one_round)
-    rounds = min(rounds, max(LEAST_ROUNDS, affordable))
-    done = 0
-
-    def on_burst() -> None:
-        nonlocal done
-        done += 1
-        round_ = min(rounds, 1 + done // len(bursts))
-        say(f"timing, round {round_}/{rounds} of about {one_round:.1f} s")
-
-    return timing.interleaved(bursts, repeats, rounds, on_burst)
+    return timing.paced(bursts, rounds, most, say)
 
 
 def _best_sub_batch(times: Times) -> Case | None:

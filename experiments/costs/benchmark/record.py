@@ -21,10 +21,13 @@ def about(workload: Workload, config: Any) -> dict[str, Any]:
         name: getattr(config, name)
         for name in ("methods", "keeps", "dtype", "rounds", "sweep")
     }
+    return files.plain({"workload": described, "settings": settings}) | here()
+
+
+def here() -> dict[str, Any]:
+    """This machine, and this state of the library."""
     return files.plain(
         {
-            "workload": described,
-            "settings": settings,
             "machine": files.machine(),
             "versions": files.versions() | {"ksam_jax": ksam_jax.__version__},
             "digest": _digest(),

@@ -1,4 +1,4 @@
-"""Training steps spread over devices in three ways, compiled but not run.
+"""Training steps spread over devices in three ways.
 
 - "shard_map": weights on every device, `jax.shard_map` over the batch;
 - "jit": weights on every device, `jax.jit` with a sharded batch and `groups`;
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,10 +74,22 @@ METHODS = {
 }
 
 
+class Program(NamedTuple):
+    """A compiled training step on several devices.
+
+    Attributes:
+      compiled: (parameters, optimizer state, batch) -> (the same two, loss).
+      placed: (parameters, batch) -> all that it is given, where it wants it.
+    """
+
+    compiled: Any
+    placed: Callable[[PyTree, Batch], tuple[PyTree, PyTree, Batch]]
+
+
 def compiled(
     name: str, way: str, workload: Workload, task: Task, devices: int, keep: str
-) -> Any:
-    """One training step on so many devices, compiled; on one, without any axis."""
+) -> Program:
+    """One training step on so many devices; on one, without any axis."""
     mesh = data_mesh(devices)
     params, _ = jax.eval_shape(task.init, jax.random.key(0))
     batch = random_batch(workload, workload.batch_size)
@@ -87,16 +99,22 @@ def compiled(
     if devices > 1 and way == "shard_map":
         specs = (P(), P(), P("data"))
         step = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=P())
-    placed = jax.tree.map(partial(_placement, mesh, way == "fsdp"), weights)
+    places = jax.tree.map(partial(_placement, mesh, way == "fsdp"), weights)
     rows = NamedSharding(mesh, P("data"))
     program = jax.jit(
         step,
-        in_shardings=(*placed, rows),
-        out_shardings=(*placed, NamedSharding(mesh, P())),
+        in_shardings=(*places, rows),
+        out_shardings=(*places, NamedSharding(mesh, P())),
         donate_argnums=(0, 1),
     )
+
+    def placed(params: PyTree, batch: Batch) -> tuple[PyTree, PyTree, Batch]:
+        # The step takes their memory: nobody else's.
+        params = jax.tree.map(jnp.copy, params)
+        return jax.device_put((params, tx.init(params), batch), (*places, rows))
+
     with jax.set_mesh(mesh):
-        return program.lower(*weights, batch).compile()
+        return Program(program.lower(*weights, batch).compile(), placed)
 
 
 def _loss(task: Task, keep: str, *, gathers: bool) -> Any:

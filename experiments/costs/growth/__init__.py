@@ -1,0 +1,1 @@
+"""How a step's time grows with the model, the batch and the devices."""
