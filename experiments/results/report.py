@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from experiments.configs.experiment import Published
 from experiments.judging.rise import RADIUS
-from experiments.methods import explanations
+from experiments.methods import METHODS, explanations
 from experiments.results import contents, wording
 from experiments.results.contents import (
     Bounds,
@@ -41,10 +41,10 @@ def headers(content: Table) -> tuple[str, ...]:
 
 def rows(content: Table) -> list[tuple[str, ...]]:
     """One row of cells per method."""
-    return [_row(content, entry) for entry in content["methods"].values()]
+    return [_row(content, name, entry) for name, entry in content["methods"].items()]
 
 
-def _row(content: Table, entry: Entry) -> tuple[str, ...]:
+def _row(content: Table, name: str, entry: Entry) -> tuple[str, ...]:
     summary, known = entry["summary"], _sources(content)
     quoted = wording.key(content)
     std = _percent(contents.quoted(summary, quoted)["std_over_seeds"])
@@ -53,7 +53,7 @@ def _row(content: Table, entry: Entry) -> tuple[str, ...]:
         *((str(summary["seeds"]),) if _is_reproduced(content) else ()),
         accuracy(summary, quoted),
         *((std,) if summary["splits"] > 1 else ()),
-        *_cost(entry.get("cost"), wording.baseline(content)),
+        *_cost(entry.get("cost"), wording.baseline(content), at_most=_differ(name)),
         _number(summary["sharpness"], ".2g"),
         *((_published(entry, known),) if known else ()),
     )
@@ -124,13 +124,25 @@ def notes(content: Table) -> list[str]:
     return [
         f"{wording.first_upper(wording.quoted(content))}: {accuracy_note(content)}.",
         *([overlap] if _splits(content) > 1 else []),
-        "Operations: XLA's count for a whole training step, optimizer included. Time: "
-        "median over interleaved rounds, quartiles in brackets.",
+        "Operations: XLA's count for a whole training step, optimizer included"
+        f"{_dearest(content)}. Time: median over interleaved rounds, quartiles in "
+        "brackets.",
         f"Sharpness: rise of the mean training loss at distance {RADIUS:g} along its "
         "gradient, the same measure for every method.",
         *_explained(content),
         *content["notes"],
     ]
+
+
+def _dearest(content: Table) -> str:
+    if any(_differ(name) for name in content["methods"]):
+        return "; \N{LESS-THAN OR EQUAL TO}: of the dearest step, where a method's differ"
+    return ""
+
+
+def _differ(name: str) -> bool:
+    """Whether a method's steps do, of which XLA counts the dearest."""
+    return name in METHODS and METHODS[name].at is not None
 
 
 def _explained(content: Table) -> list[str]:
@@ -139,12 +151,13 @@ def _explained(content: Table) -> list[str]:
     return [f"{'; '.join(words)}."] if words else []
 
 
-def _cost(cost: StepCost | None, baseline: str) -> tuple[str, str]:
+def _cost(cost: StepCost | None, baseline: str, *, at_most: bool) -> tuple[str, str]:
     if cost is None:
         return "n/a", "n/a"
     operations, time = contents.against(cost, baseline)
     quartiles = f"[{time['lower_quartile']:.2f}, {time['upper_quartile']:.2f}]"
-    return f"{operations:.2f}", f"{time['median']:.2f} {quartiles}"
+    bound = "\N{LESS-THAN OR EQUAL TO} " if at_most else ""
+    return f"{bound}{operations:.2f}", f"{time['median']:.2f} {quartiles}"
 
 
 def difference_rows(content: Comparison) -> list[tuple[str, ...]]:

@@ -1,0 +1,31 @@
+"""Tables of comparisons: what a cell says of steps that differ."""
+
+from pathlib import Path
+
+from experiments.methods import METHODS
+from experiments.results import report
+from experiments.results.contents import COMPARISON
+
+RESULTS = Path(__file__).parents[3] / "results" / "reference"
+
+
+def column(content, name):
+    return dict(zip(content["methods"], report.rows(content), strict=True))[name][3]
+
+
+def test_operations_of_steps_that_differ_are_an_upper_bound():
+    content = COMPARISON.read(RESULTS / "sgd" / "digits" / "results.json")
+    for name, entry in content["methods"].items():
+        counted = f"{entry['cost']['operations_vs_sgd']:.2f}"
+        assert column(content, name) == ("≤ " * (METHODS[name].at is not None) + counted)
+    assert column(content, "k_sam_following").startswith("≤ ")
+    assert not column(content, "sam").startswith("≤")
+    assert "; ≤: of the dearest step, where a method's differ." in " ".join(
+        report.notes(content)
+    )
+
+
+def test_where_all_steps_are_alike_no_bound_is_explained():
+    content = COMPARISON.read(RESULTS / "digits" / "results.json")
+    assert not any(METHODS[name].at for name in content["methods"])
+    assert "≤" not in " ".join([*report.notes(content), *map(str, report.rows(content))])
