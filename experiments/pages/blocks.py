@@ -9,9 +9,19 @@ from experiments.costs.accelerator.contents import ACCELERATOR
 from experiments.costs.benchmark.contents import BENCHMARK, LARGEST_BATCH
 from experiments.costs.devices.contents import SCALING
 from experiments.flatness.contents import ALIGNMENTS, FLATNESS
-from experiments.pages import accelerator, batchnorm, decision, devices, large, renders
-from experiments.pages.block import Block, Source
+from experiments.pages import (
+    accelerator,
+    batchnorm,
+    decision,
+    devices,
+    gallery,
+    large,
+    renders,
+)
+from experiments.pages.block import REFERENCE, Block, Source
+from experiments.pages.picture import Picture
 from experiments.racing import page as racing
+from experiments.racing import together
 from experiments.racing.contents import RACE
 from experiments.results import markdown
 from experiments.results.contents import COMPARISON
@@ -22,7 +32,6 @@ from experiments.shell.formats import Format
 SMALL, IMAGES = digits.BASE.dataset, mnist.BASE.dataset
 RACED = (SMALL, f"{IMAGES}_1000", "sst2_transformer", "cifar10_resnet8")
 DOCS = Path("docs")
-REFERENCE = Path("results/reference")
 
 
 def _source(kind: Format[Any], place: str) -> Source:
@@ -44,6 +53,7 @@ COSTS = {
     if name != "mlp_small"
 }
 DIGITS, MNIST = _compared(SMALL, f"reproduce/{IMAGES}_1000")
+RACES = tuple(_source(RACE, f"race/{table}/race.json") for table in RACED)
 SCALED = (_source(SCALING, "scaling/scaling.json"),)
 
 
@@ -57,7 +67,7 @@ CHOOSE = (
 )
 
 RESULTS = (
-    Block(Path("README.md"), "results", (DIGITS,), markdown.comparison),
+    Block(Path("README.md"), "race", RACES, together.markdown),
     Block(DOCS / "results.md", SMALL, (DIGITS,), markdown.comparison),
     *(
         Block(
@@ -70,12 +80,9 @@ RESULTS = (
     ),
     *(
         Block(
-            DOCS / "results.md",
-            f"race-{table.partition('_')[0]}",
-            (_source(RACE, f"race/{table}/race.json"),),
-            racing.markdown,
+            DOCS / "results.md", f"race-{name.partition('_')[0]}", (race,), racing.markdown
         )
-        for table in RACED
+        for name, race in zip(RACED, RACES, strict=True)
     ),
     Block(DOCS / "results.md", IMAGES, (MNIST,), renders.reproduced),
     Block(
@@ -166,4 +173,8 @@ SHARPNESS = (
     ),
 )
 
-BLOCKS = (*CHOOSE, *RESULTS, *PERFORMANCE, *SHARPNESS)
+GALLERY = Block(DOCS / "gallery.md", "gallery", gallery.SOURCES, gallery.markdown)
+
+BLOCKS = (*CHOOSE, *RESULTS, *PERFORMANCE, *SHARPNESS, GALLERY)
+
+PICTURES = (Picture(REFERENCE / "race" / together.PICTURE, RACES, together.draw),)
