@@ -168,6 +168,7 @@ def markdown(*contents: Any, folder: str) -> str:
 
 
 def _one(one: Shown, command: str) -> str:
-    picture = f"![{one.title}](../{REFERENCE.as_posix()}/{one.picture})"
+    place = f"../{REFERENCE.as_posix()}/{one.picture}"
+    picture = f"[![{one.title}]({place})]({place})"  # on a telephone one wants it larger
     text = f"{one.says} [More]({one.page})."
     return f"### {one.title}\n\n{text}\n\n{picture}\n\n`{one.command or command}`"

@@ -213,4 +213,5 @@ def test_each_picture_of_the_gallery_has_the_command_of_its_results():
     for one, part in zip(gallery.ALL, parts, strict=True):
         assert part.startswith(f"{one.title}\n")
         command = one.command or f"python -m {one.picture}"
-        assert f"](../results/reference/{one.picture})\n\n`{command}`" in part
+        place = f"../results/reference/{one.picture}"
+        assert f"[![{one.title}]({place})]({place})\n\n`{command}`" in part

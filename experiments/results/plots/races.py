@@ -11,7 +11,7 @@ from experiments.results.plots.lines import Curve
 # Panels that can be read on a telephone: few, and the picture isn't wide.
 NARROW = 7.2
 TOGETHER = panels.Grid(
-    4, columns=2, height=2.1, left=0.6, right=0.15, bottom=1.5, beside=0.55, most=4.0
+    4, columns=2, height=1.55, left=0.6, right=0.15, bottom=1.5, beside=0.55, most=4.0
 )
 
 
