@@ -37,7 +37,7 @@ MethodNames = Annotated[
         help="Any of "
         + ", ".join(f"{name} ({method.label})" for name, method in BEFORE_SGD.items())
         + ".",
-        help_behavior_hint="(default: those of the README's table)",
+        help_behavior_hint="(default: those of the first table in docs/results.md)",
     ),
 ]
 LabelNoise = Annotated[

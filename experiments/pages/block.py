@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from experiments.shell import cli
 from experiments.shell.formats import Format
 
+# Where committed results are.
+REFERENCE = Path("results/reference")
+
 
 class Source(NamedTuple):
     """A result file, and what is in it."""

@@ -16,12 +16,15 @@ from experiments.pages import (
     batchnorm,
     decision,
     devices,
+    gallery,
     growth,
     large,
     renders,
 )
-from experiments.pages.block import Block, Source
+from experiments.pages.block import REFERENCE, Block, Source
+from experiments.pages.picture import Picture
 from experiments.racing import page as racing
+from experiments.racing import together
 from experiments.racing.contents import RACE
 from experiments.results import markdown
 from experiments.results.contents import COMPARISON
@@ -32,7 +35,6 @@ from experiments.shell.formats import Format
 SMALL, IMAGES = digits.BASE.dataset, mnist.BASE.dataset
 RACED = (SMALL, f"{IMAGES}_1000", "sst2_transformer", "cifar10_resnet8")
 DOCS = Path("docs")
-REFERENCE = Path("results/reference")
 
 
 def _source(kind: Format[Any], place: str) -> Source:
@@ -54,6 +56,7 @@ COSTS = {
     if name != "mlp_small"
 }
 DIGITS, MNIST = _compared(SMALL, f"reproduce/{IMAGES}_1000")
+RACES = tuple(_source(RACE, f"race/{table}/race.json") for table in RACED)
 SCALED = (_source(SCALING, "scaling/scaling.json"),)
 
 
@@ -67,7 +70,7 @@ CHOOSE = (
 )
 
 RESULTS = (
-    Block(Path("README.md"), "results", (DIGITS,), markdown.comparison),
+    Block(Path("README.md"), "race", RACES, together.markdown),
     Block(DOCS / "results.md", SMALL, (DIGITS,), markdown.comparison),
     *(
         Block(
@@ -80,12 +83,9 @@ RESULTS = (
     ),
     *(
         Block(
-            DOCS / "results.md",
-            f"race-{table.partition('_')[0]}",
-            (_source(RACE, f"race/{table}/race.json"),),
-            racing.markdown,
+            DOCS / "results.md", f"race-{name.partition('_')[0]}", (race,), racing.markdown
         )
-        for table in RACED
+        for name, race in zip(RACED, RACES, strict=True)
     ),
     Block(DOCS / "results.md", IMAGES, (MNIST,), renders.reproduced),
     Block(
@@ -183,4 +183,8 @@ SHARPNESS = (
     ),
 )
 
-BLOCKS = (*CHOOSE, *RESULTS, *PERFORMANCE, *SHARPNESS)
+GALLERY = Block(DOCS / "gallery.md", "gallery", gallery.SOURCES, gallery.markdown)
+
+BLOCKS = (*CHOOSE, *RESULTS, *PERFORMANCE, *SHARPNESS, GALLERY)
+
+PICTURES = (Picture(REFERENCE / "race" / together.PICTURE, RACES, together.draw),)

@@ -1,6 +1,6 @@
 """A race as a table, a note and a picture, from the content of race.json."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ def title(content: Race) -> str:
 def rows(content: Race) -> list[tuple[str, ...]]:
     """One row of cells per method."""
     base, counted = content["baseline"], content.get("operations")
-    found = summary.summarise(_races(content), base)
+    found = summary.summarise(races_of(content), base)
     return [
         _row(
             entries.label(name, base),
@@ -49,8 +49,6 @@ def rows(content: Race) -> list[tuple[str, ...]]:
 def _row(label: str, one: Summary, operations: float | None) -> tuple[str, ...]:
     never = sum(share is None for share in one.reached)
     median = one.median_reached
-    known = [score for score in one.scores if score is not None]
-    mean = f"{100 * np.mean(known):.2f}" if len(known) == len(one.scores) else "broke down"
     return (
         label,
         "-" if median is None else f"{median:.2f}",
@@ -58,12 +56,19 @@ def _row(label: str, one: Summary, operations: float | None) -> tuple[str, ...]:
         f"{np.median(one.time):.2f}",
         f"{one.examples:.2f}",
         "-" if operations is None else f"{operations:.2f}",
-        mean,
-        _difference(one),
+        mean_score(one),
+        difference(one),
     )
 
 
-def _difference(one: Summary) -> str:
+def mean_score(one: Summary) -> str:
+    """Over the seeds, in percent."""
+    known = [score for score in one.scores if score is not None]
+    return f"{100 * np.mean(known):.2f}" if len(known) == len(one.scores) else "broke down"
+
+
+def difference(one: Summary) -> str:
+    """From the baseline's, in points."""
     if one.difference is None:
         return "-"
     mean, margin = 100 * one.difference.mean, 100 * one.difference.margin
@@ -97,14 +102,20 @@ def markdown(content: Race, folder: str) -> str:
 
 def draw(content: Race, path: Path) -> None:
     """Writes the picture: the mean over the seeds, against the median time."""
-    found, base = _races(content), content["baseline"]
-    curves = [_curve(name, found, base) for name in found]
     about = (
         f"{content['title']}, {len(content['seeds'])} seeds, all at {_baseline(content)}'s "
         f"settings, in turns on one machine.\nDashed: where {_baseline(content)} ends."
     )
     heading = f"Who is first at {_baseline(content)}'s accuracy?"
-    pictures.race(curves, path, title=heading, note=about, y="validation accuracy, %")
+    lines = curves(content)
+    pictures.race(lines, path, title=heading, note=about, y="validation accuracy, %")
+
+
+def curves(content: Race, shown: Sequence[str] | None = None) -> list[Curve]:
+    """Of the baseline and all others, or those."""
+    found, base = races_of(content), content["baseline"]
+    names = found if shown is None else (base, *shown)
+    return [_curve(name, found, base) for name in names]
 
 
 def _curve(name: str, found: summary.Races, base: str) -> Curve:
@@ -128,7 +139,8 @@ def _baseline(content: Race) -> str:
     return entries.label(content["baseline"], content["baseline"])
 
 
-def _races(content: Race) -> dict[str, list[list[Lap]]]:
+def races_of(content: Race) -> dict[str, list[list[Lap]]]:
+    """By method, the laps of each seed."""
     return races(content["settings"], content["seeds"])
 
 

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from experiments import figures
+from experiments.pages import gallery
 from experiments.pages.block import Block, Source
+from experiments.pages.picture import Picture
 from experiments.pages.renders import mislabelled
 from experiments.results import records
 from experiments.results.contents import COMPARISON
@@ -82,6 +86,7 @@ def show(monkeypatch, *sources, render=comparison, page="README.md"):
     found = tuple(Source(COMPARISON, source) for source in sources)
     block = Block(Path(page), "results", found, render)
     monkeypatch.setattr(figures, "BLOCKS", (block,))
+    monkeypatch.setattr(figures, "PICTURES", ())
 
 
 def run(*options):
@@ -176,3 +181,49 @@ def test_a_file_without_results_costs_one_line(project, monkeypatch, capsys, con
     said = capsys.readouterr().err
     assert line in said
     assert said.count("\n") == 1
+
+
+def test_a_picture_is_drawn_anew_where_its_results_have_changed(
+    project, monkeypatch, capsys
+):
+    def draw(content, path, source):
+        drawn.append(content["seconds"])
+        Image.new("RGB", (2, 2)).save(path, pnginfo=text_of("Source", source))
+
+    drawn = []
+    picture = Picture(project / "new.png", (Source(COMPARISON, SOURCE),), draw)
+    monkeypatch.setattr(figures, "PICTURES", (picture,))
+    assert run() == 0
+    assert run() == 0
+    assert run("--check") == 0
+    assert drawn == [150.0]
+    SOURCE.write_text(SOURCE.read_text().replace('"seconds": 150.0', '"seconds": 600.0'))
+    capsys.readouterr()
+    assert run("--check") == 1
+    assert "new.png is stale" in capsys.readouterr().err
+    assert run() == 0
+    assert drawn == [150.0, 600.0]
+
+
+def text_of(key, value):
+    info = PngInfo()
+    info.add_text(key, value)
+    return info
+
+
+def test_the_gallery_has_every_picture_of_the_results_and_no_other():
+    listed = [one.picture for one in gallery.ALL]
+    committed = Path(__file__).parents[2] / "results" / "reference"
+    there = {path.relative_to(committed).as_posix() for path in committed.rglob("*.png")}
+    assert len(set(listed)) == len(listed)
+    assert set(listed) == there
+
+
+def test_each_picture_of_the_gallery_has_the_command_of_its_results():
+    contents = [{"command": f"python -m {one.picture}"} for one in gallery.ALL]
+    parts = gallery.markdown(*contents, folder="").split("\n### ")[1:]
+    for one, part in zip(gallery.ALL, parts, strict=True):
+        assert part.startswith(f"{one.title}\n")
+        command = one.command or f"python -m {one.picture}"
+        place = f"../results/reference/{one.picture}"
+        assert f"[![{one.title}]({place})]({place})\n\n`{command}`" in part

@@ -2,17 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from PIL import Image
 from rich.console import Console
 
 from experiments import race
 from experiments.configs.rows import ROWS
 from experiments.processes import sharded
-from experiments.racing import entries, laps, operations, page, summary
+from experiments.racing import entries, laps, operations, page, summary, together
 from experiments.racing.laps import Lap
 from experiments.results import output, plots
 from experiments.results.plots import lines
@@ -314,6 +316,50 @@ def test_the_picture_shows_who_is_there_before_the_baseline(tmp_path):
     where = tmp_path / "race.png"
     plots.race([slow, fast], where, title="A race", note="n = 1", y="accuracy, %")
     assert where.stat().st_size > 10_000
+
+
+def raced(title, **scores) -> Any:
+    """A race of one lap per score: the baseline's take 2 s each, those of others 1 s."""
+    seeds = [
+        {
+            name: [
+                {
+                    **{"step": 1 + lap, "seconds": (1 + lap) * (2 if name == "sgd" else 1)},
+                    **{"score": score + seed / 100, "examples": 0.5},
+                }
+                for lap, score in enumerate(line)
+            ]
+            for name, line in scores.items()
+        }
+        for seed in range(2)
+    ]
+    machine = {"cores": 2, "cpu": "a CPU"}
+    about = {"title": title, "table": title.lower(), "baseline": "sgd"}
+    return {**about, "settings": dict.fromkeys(scores), "seeds": seeds, "machine": machine}
+
+
+ALL = [
+    raced(
+        title, sgd=[0.5, 0.9], k_sam_following=[0.6, 0.95], k_momentum_following=[0.4, 0.8]
+    )
+    for title in ("A (10 examples), B", "C, D", "E", "F")
+]
+
+
+def test_together_they_are_a_table_of_the_default_beside_the_baseline():
+    said = together.markdown(*ALL, folder="results/race/a")
+    assert said.startswith("![Validation accuracy against time](results/race/races.png)\n")
+    # Seeds at 0.90 and 0.91, and at 0.95 and 0.96; half of the time.
+    assert "| A (10 examples), B | 90.50 | 95.50 | +5.00 ± 0.00 | 0.50 | 0.50 |" in said
+    assert "(A 2 seeds; C 2 seeds; E 2 seeds; F 2 seeds)" in said
+    assert "`--table e`" in said
+
+
+def test_the_picture_of_all_says_of_what_it_is_made(tmp_path):
+    together.draw(*ALL, path=tmp_path / "a.png", source="these")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["Source"] == "these"
+        assert image.height > image.width
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,16 @@ def edge() -> list[patheffects.AbstractPathEffect]:
     return [patheffects.withStroke(linewidth=4, foreground="white")]
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG, and the folder that it is in."""
+def save(figure: Figure, path: Path, source: str | None = None) -> None:
+    """Writes a PNG, and the folder that it is in.
+
+    Args:
+      figure: what is drawn.
+      path: where to write.
+      source: what tells of which data it is made, kept in the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, metadata=source and {"Source": source})
 
 
 # Never a window: this runs on servers, and in tests.

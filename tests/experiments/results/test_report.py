@@ -1,6 +1,7 @@
 """Tables of comparisons: what a cell says of steps that differ."""
 
 from pathlib import Path
+from typing import Any
 
 from experiments.methods import METHODS
 from experiments.results import report
@@ -9,12 +10,12 @@ from experiments.results.contents import COMPARISON
 RESULTS = Path(__file__).parents[3] / "results" / "reference"
 
 
-def column(content, name):
+def column(content: Any, name: str) -> str:
     return dict(zip(content["methods"], report.rows(content), strict=True))[name][3]
 
 
 def test_operations_of_steps_that_differ_are_an_upper_bound():
-    content = COMPARISON.read(RESULTS / "sgd" / "digits" / "results.json")
+    content: Any = COMPARISON.read(RESULTS / "sgd" / "digits" / "results.json")
     for name, entry in content["methods"].items():
         counted = f"{entry['cost']['operations_vs_sgd']:.2f}"
         assert column(content, name) == ("≤ " * (METHODS[name].at is not None) + counted)
