@@ -177,14 +177,32 @@ def test_the_first_page_is_short_and_the_lines_of_its_table_can_be_written():
         assert isinstance(tx, optax.GradientTransformationExtraArgs), line
 
 
+def inline(page: Path) -> list[str]:
+    """Commands of ours within a sentence, and those that are set in by four spaces."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    within = re.findall(r"`(python -m experiments\.[^`]+)`", text)
+    alone = re.findall(r"^ {4}(python -m experiments\..+)$", text, re.MULTILINE)
+    return [re.sub(r"\s*\n\s*", " ", one) for one in (*within, *alone)]
+
+
 def commands() -> list[list[str]]:
     """Those of ours, each once; "..." stands for options that the text is about."""
     lines = "".join(block for page in PAGES for block in blocks("bash", page)).replace(
         "\\\n", " "
     )
-    found = [shlex.split(line, comments=True) for line in lines.splitlines()]
+    within = [one for page in PAGES for one in inline(page)]
+    parts = (*lines.splitlines(), *within)
+    found = [shlex.split(line, comments=True) for line in parts]
     ours = [each for each in found if each[:1] == ["make"] or each[:2] == ["python", "-m"]]
     return [list(each) for each in dict.fromkeys(map(tuple, ours))]
+
+
+def test_every_program_is_called_on_some_page():
+    programs = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
+    called = {
+        each[2].removeprefix("experiments.") for each in commands() if each[1:2] == ["-m"]
+    }
+    assert programs <= called
 
 
 @functools.cache

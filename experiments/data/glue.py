@@ -89,7 +89,7 @@ def load(name: str, data_dir: Path | None, split: str) -> RawTexts:
     if split.startswith("test"):
         raise _not_public(name, split)
     source = data_source(name, split, data_dir)
-    rows = source.__getitems__(list(range(len(source))))
+    rows = source.rows(range(source.size))
     labels = [row["label"] for row in rows]
     if UNKNOWN in labels:
         raise _not_public(name, split)

@@ -20,9 +20,9 @@ from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from experiments.data import prepared
 from experiments.data.examples import Dataset, Examples
 from experiments.data.normalization import Normalization
+from experiments.data.prepared import Source, data_source
 from experiments.shell.cli import UsageError, one_of
 
 NAME = "imagenet2012"
@@ -81,29 +81,29 @@ def load(data_dir: Path | None = None, split: str = "train", size: int = 224) ->
         source=f"tensorflow_datasets {info.full_name}",
         shape=(size, size, 3),
         classes=info.features["label"].num_classes,
-        size=len(source),
+        size=source.size,
         fetch=fetch,
         random_fetch=random_fetch,
         judged_on="ImageNet validation",
     )
 
 
-def _source(data_dir: Path | None, split: str) -> Any:
+def _source(data_dir: Path | None, split: str) -> Source:
     import tensorflow_datasets as tfds
 
     # The files' bytes, since TFDS would decode more than is needed.
     decoders = {"image": tfds.decode.SkipDecoding()}
-    return prepared.data_source(NAME, split, data_dir, decoders=decoders)
+    return data_source(NAME, split, data_dir, decoders=decoders)
 
 
 def _fetched(
-    source: Any,
+    source: Source,
     indices: Int[np.ndarray, " n"],
     prepare: Callable[[ImageFile, int], Pixels],
 ) -> Examples:
     """Examples as `prepare` makes them of an image, not decoded yet, and its number."""
-    numbers = [int(index) for index in indices]
-    rows = source.__getitems__(numbers)
+    numbers = indices.tolist()
+    rows = source.rows(numbers)
     # Pillow lets other threads run while it decodes.
     images = list(_decoders().map(_opened, rows, numbers, itertools.repeat(prepare)))
     return Examples(np.stack(images), np.asarray([row["label"] for row in rows], np.int32))

@@ -15,7 +15,7 @@ from experiments.data.drawn import drawn
 from experiments.data.examples import Dataset, Examples
 from experiments.data.named import WORTH_A_LINE, Inputs, NamedImages, Wanted, together
 from experiments.data.normalization import Normalization
-from experiments.data.prepared import data_source
+from experiments.data.prepared import Source, data_source
 from experiments.shell.cli import UsageError
 
 
@@ -55,7 +55,7 @@ class Images(NamedImages):
             source=f"tensorflow_datasets {info.full_name}" + (", JPEG images" * jpeg),
             shape=features["image"].shape,
             classes=features["label"].num_classes,
-            size=len(source),
+            size=source.size,
             fetch=lambda indices: _decode(source, indices),
             # Ten thousand images to decode: once, not for every split.
             official_test=functools.cache(
@@ -134,13 +134,13 @@ def is_jpeg(folder: Path) -> bool:
     return image.get("encodingFormat") == "jpeg"
 
 
-def _decode(source: Any, indices: Int[np.ndarray, " n"]) -> Examples:
-    rows = source.__getitems__([int(i) for i in indices])
+def _decode(source: Source, indices: Int[np.ndarray, " n"]) -> Examples:
+    rows = source.rows(indices.tolist())
     return Examples(
         np.stack([row["image"] for row in rows]).astype(np.float32),
         np.asarray([row["label"] for row in rows], np.int32),
     )
 
 
-def _decode_all(source: Any) -> Examples:
-    return _decode(source, np.arange(len(source)))
+def _decode_all(source: Source) -> Examples:
+    return _decode(source, np.arange(source.size))
