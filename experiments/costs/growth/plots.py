@@ -40,7 +40,11 @@ def draw(content: Growth, path: Path) -> None:
         fontsize=13,
     )
     handles = [
-        *(_handle(FAMILIES[n].title, colour=c) for n, c in COLOURS.items()),
+        *(
+            _handle(FAMILIES[name].title, colour=colour)
+            for name, colour in COLOURS.items()
+            if any(case["model"] == name for case in content["cases"])
+        ),
         *(_handle(without_share(m), *style) for m, style in STYLES.items()),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
