@@ -26,7 +26,8 @@ def draw(content: Growth, path: Path) -> None:
     panels = figure.subplots(2, len(FIELDS), sharey="row", squeeze=False)
     for name, colour in COLOURS.items():
         for column, sweep in zip(panels.T, sweeps(content, name).values(), strict=True):
-            _draw(column[0], column[1], sweep, colour)
+            if sweep.cases:
+                _draw(column[0], column[1], sweep, colour)
     for column, words in zip(panels.T, FIELDS.values(), strict=True):
         if column[0].lines:
             _frame(column[0], column[1], words)
