@@ -13,6 +13,7 @@ import pytest
 from jax import lax
 
 import ksam_jax
+from ksam_jax.parts._bits import draw_coordinates, four_draws
 
 RADII = {
     "scale_to_radius": ksam_jax.scale_to_radius(0.3),
@@ -395,6 +396,46 @@ def test_mask_by_coordinate_is_unbiased():
     for name in ("a", "b"):
         error = math.sqrt(0.7 / 0.3 / masks[name].size)
         assert abs(float(masks[name].mean()) - 1.0) < 4 * error
+
+
+BETAS = [0.6, 1 / 3, 1 / 256, 3 / 512, 0.999, 2.0**-16, 1.0]
+
+
+def threshold_of(beta: float) -> int:
+    """Of 2**16 equally likely numbers so many are kept."""
+    return max(1, round(float(np.float32(beta)) * 2**16))
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("own", range(4))
+def test_each_draw_of_a_word_has_the_probability_whatever_two_others_are(own, beta):
+    """Counted: its own byte and one more take all values, and two stay as they are."""
+    other = (own + 1) % 4
+    pair = np.arange(2**16, dtype=np.uint32)
+    words = np.full(2**16, 0x5A17C3E8, np.uint32)
+    for place, byte in ((own, pair >> 8), (other, pair & 0xFF)):
+        shift = np.uint32(24 - 8 * place)
+        words = words & ~(np.uint32(0xFF) << shift) | (byte << shift)
+    kept = four_draws(jnp.asarray(words), jnp.float32(beta))[own]
+    assert int(kept.sum()) == threshold_of(beta)
+
+
+@pytest.mark.parametrize("beta", [0.6, 1 / 3, 0.999])
+def test_two_draws_of_a_word_are_independent_to_within_two_to_the_minus_16(beta):
+    """Counted over all values of three bytes."""
+    words = jnp.arange(2**24, dtype=jnp.uint32) | jnp.uint32(0xA7000000)
+    _, *kept = four_draws(words, jnp.float32(beta))
+    probability = threshold_of(beta) / 2**16
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        both = int((kept[a] & kept[b]).sum()) / 2**24
+        assert abs(both - probability**2) < 2.0**-16
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 9), (4, 0)])
+def test_draws_fill_any_shape(shape):
+    kept = draw_coordinates(jax.random.key(0), jnp.float32(1.0), shape)
+    assert kept.shape == shape
+    assert bool(kept.all())
 
 
 def test_mask_by_tensor_is_unbiased_and_treats_leaves_independently():

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from ..checks import _kinds, _leaves, _values
 from ..checks._spread import whole_weights
 from ..trees._lengths import all_finite, norm, rounding_of
 from ..trees._numbers import wide_zeros
+from ._bits import draw_coordinates
 from ._counts import StepCount, advance, no_steps, step_key
 from ._radius import widened
 
@@ -201,7 +202,7 @@ def random_mask(
         # As a float, since bernoulli refuses the integer in `beta=1`.
         probability = jnp.asarray(beta, jnp.float32)
         if per == "coordinate":
-            kept = _draw_coordinates(key, probability, g.shape)
+            kept = draw_coordinates(key, probability, g.shape)
         else:
             kept = jax.random.bernoulli(key, probability)
         # As many bits as there are coordinates, and sharded as they are.
@@ -219,14 +220,3 @@ def random_mask(
         return masked, advance(state)
 
     return optax.GradientTransformation(no_steps, update_fn)
-
-
-def _draw_coordinates(
-    key: Any, beta: Float[Array, ""], shape: tuple[int, ...]
-) -> Bool[Array, "..."]:
-    """Draws from Bernoulli(beta), two from each 32-bit word: bits are what a mask costs."""
-    *lead, last = shape or (1,)
-    words = jax.random.bits(key, (*lead, -(-last // 2)), jnp.uint32)
-    halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., :last]
-    threshold = jnp.maximum(jnp.round(beta * 2**16), 1)
-    return (halves < threshold.astype(jnp.uint32)).reshape(shape)

@@ -26,7 +26,8 @@ def draw(content: Growth, path: Path) -> None:
     panels = figure.subplots(2, len(FIELDS), sharey="row", squeeze=False)
     for name, colour in COLOURS.items():
         for column, sweep in zip(panels.T, sweeps(content, name).values(), strict=True):
-            _draw(column[0], column[1], sweep, colour)
+            if sweep.cases:
+                _draw(column[0], column[1], sweep, colour)
     for column, words in zip(panels.T, FIELDS.values(), strict=True):
         if column[0].lines:
             _frame(column[0], column[1], words)
@@ -40,7 +41,11 @@ def draw(content: Growth, path: Path) -> None:
         fontsize=13,
     )
     handles = [
-        *(_handle(FAMILIES[n].title, colour=c) for n, c in COLOURS.items()),
+        *(
+            _handle(FAMILIES[name].title, colour=colour)
+            for name, colour in COLOURS.items()
+            if any(case["model"] == name for case in content["cases"])
+        ),
         *(_handle(without_share(m), *style) for m, style in STYLES.items()),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)

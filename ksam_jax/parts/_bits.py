@@ -1,0 +1,37 @@
+"""Many draws from one Bernoulli distribution, out of as few random bits as can be."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, UInt32
+
+
+def draw_coordinates(
+    key: Any, beta: Float[Array, ""], shape: tuple[int, ...]
+) -> Bool[Array, "..."]:
+    """Draws from Bernoulli(beta), four of each 32-bit word: bits are what a mask costs."""
+    *lead, last = shape or (1,)
+    words = jax.random.bits(key, (*lead, -(-last // 4)), jnp.uint32)
+    kept = jnp.concatenate(four_draws(words, beta), axis=-1)
+    return kept[..., :last].reshape(shape)
+
+
+def four_draws(
+    words: UInt32[Array, "..."], beta: Float[Array, ""]
+) -> list[Bool[Array, "..."]]:
+    """Of each word four draws, of a probability that is beta to within 2**-17.
+
+    A byte is kept if it is below the first byte of beta. Where it is equal, once in 256,
+    the second byte decides, of beta and of a number that is uniform whatever that byte is:
+    the other three by exclusive or. Any two of the four are independent but for where both
+    are equal, once in 2**16, and so are any three.
+    """
+    threshold = jnp.maximum(jnp.round(beta * 2**16), 1).astype(jnp.uint32)
+    first, second = threshold >> 8, threshold & 0xFF
+    halves = words ^ (words >> 16)
+    every = (halves ^ (halves >> 8)) & 0xFF
+    # Of all four, less a byte that is equal to the first: the other three.
+    is_kept_if_equal = (every ^ first) < second
+    limit = first + is_kept_if_equal.astype(jnp.uint32)
+    return [((words >> shift) & 0xFF) < limit for shift in (24, 16, 8, 0)]
