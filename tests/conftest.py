@@ -41,6 +41,7 @@ def _clean_config():
 QUICK = "quickstart.ipynb"
 
 _seconds: dict[str, float] = defaultdict(float)
+_laps = shares.Laps()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,6 +57,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     known = {} if config.getoption("--write-shares") else shares.read()
     for item in shares.left_out(items, known):
         item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    report = yield
+    if item.config.getoption("--write-shares"):
+        report.duration = _laps.lap()
+    return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -6,6 +6,7 @@ their cases run in the short time that a person waits for; those are spread even
 What it doesn't name runs whole. `make times` measures all tests and writes it anew.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,8 +20,26 @@ TOGETHER, LONGEST = 1.0, 5.0
 
 
 def function_of(nodeid: str) -> str:
-    """The name of a test without that of its case."""
-    return nodeid.partition("[")[0]
+    """The name of a test without that of its case, and of its group, which pytest adds."""
+    return nodeid.partition("[")[0].partition("@")[0]
+
+
+class Laps:
+    """Seconds that cores have worked for this process and its children: what else runs on
+    the machine, and what only waits, doesn't count.
+    """
+
+    def __init__(self):
+        self._before = _worked()
+
+    def lap(self) -> float:
+        """Since the last time that it was asked."""
+        before, self._before = self._before, _worked()
+        return self._before - before
+
+
+def _worked() -> float:
+    return sum(os.times()[:4])
 
 
 def read(file: Path = FILE) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What `make test` leaves out is what shares.txt says, and no test is in neither part."""
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +45,22 @@ def test_a_function_runs_as_many_cases_as_fit(tmp_path):
     cases |= {"a.py::long": 2 * shares.TOGETHER, "a.py::longest": 2 * shares.LONGEST}
     shares.write(cases, file)
     assert shares.read(file) == {"a.py::longest": 0, "a.py::many": 4}
+
+
+def test_cases_are_counted_with_and_without_the_name_of_their_group(tmp_path):
+    file = tmp_path / "shares.txt"
+    shares.write({"a.py::f@group": 99.0, "a.py::g[1]@group": 0.9, "a.py::g[2]": 0.9}, file)
+    assert shares.read(file) == {"a.py::f": 0, "a.py::g": 1}
+
+
+def test_what_only_waits_takes_no_time():
+    laps = shares.Laps()
+    time.sleep(0.5)
+    assert laps.lap() < 0.25
+    before = time.process_time()
+    while time.process_time() < before + 0.3:
+        pass
+    assert laps.lap() > 0.25
 
 
 def test_the_file_names_functions_that_there_are(request):
