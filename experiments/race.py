@@ -30,7 +30,7 @@ from experiments.configs.options import DataDir
 from experiments.configs.rows import ROWS
 from experiments.data import catalogue
 from experiments.racing import entries, page
-from experiments.racing.contents import RACE, STOPPED, LapContent, Seed
+from experiments.racing.contents import RACE, STOPPED, CourseHere, LapContent, Seed
 from experiments.racing.laps import Lap, race
 from experiments.results import output, terminal
 from experiments.shell import cli, files, progress
@@ -168,7 +168,7 @@ def _one(
     }
 
 
-def _about(config: Config, experiments: Mapping[str, Experiment]) -> dict[str, Any]:
+def _about(config: Config, experiments: Mapping[str, Experiment]) -> CourseHere:
     """What makes laps comparable: settings and machine."""
     settings = {name: folder.plain(name, what) for name, what in experiments.items()}
     about = {"settings": settings, "laps": config.laps, "machine": files.machine()}
@@ -177,7 +177,7 @@ def _about(config: Config, experiments: Mapping[str, Experiment]) -> dict[str, A
     return files.plain(about | ({"pixels": pixels} if pixels else {}))
 
 
-def _kept(where: Path, about: Mapping[str, Any]) -> list[Seed]:
+def _kept(where: Path, about: CourseHere) -> list[Seed]:
     """The seeds that a stopped or finished run with the same settings has left."""
     stopped, done = STOPPED.kept(where / output.PARTIAL), RACE.kept(where / RESULT)
     if stopped and stopped["about"] == about:

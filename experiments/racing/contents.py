@@ -2,6 +2,7 @@
 
 from typing import NotRequired, TypedDict
 
+from experiments.shell.files import Machine
 from experiments.shell.formats import Format, Made, Versioned
 from experiments.training.harness.contents import Settings
 
@@ -19,23 +20,37 @@ class LapContent(TypedDict):
 Seed = dict[str, list[LapContent]]
 
 
-class Race(Made):
-    """Of one table. Pixels: how they are scaled, where the data set says so itself."""
+class Course(TypedDict):
+    """What makes laps comparable: settings, and how pixels are scaled.
+
+    The latter where the data set says so itself.
+    """
+
+    settings: dict[str, Settings]
+    laps: int
+    pixels: NotRequired[str]
+
+
+class CourseHere(Course):
+    """The same on a machine."""
+
+    machine: Machine
+
+
+class Race(Course, Made):
+    """Of one table."""
 
     table: str
     title: str
     baseline: str
     origin: str
-    settings: dict[str, Settings]
-    laps: int
-    pixels: NotRequired[str]
     seeds: list[Seed]
 
 
 class Stopped(Versioned):
     """Of a race that was stopped: its settings and machine, and what was raced."""
 
-    about: dict
+    about: CourseHere
     seeds: list[Seed]
 
 
