@@ -30,7 +30,14 @@ from experiments.configs.options import DataDir
 from experiments.configs.rows import ROWS
 from experiments.data import catalogue
 from experiments.racing import entries, page
-from experiments.racing.contents import RACE, STOPPED, LapContent, Seed, StepsContent
+from experiments.racing.contents import (
+    RACE,
+    STOPPED,
+    CourseHere,
+    LapContent,
+    Seed,
+    StepsContent,
+)
 from experiments.racing.laps import Lap, race
 from experiments.racing.operations import mean_operations
 from experiments.results import output, terminal
@@ -186,7 +193,7 @@ def _operations(
     return {"operations": mean_operations(mine, races)}
 
 
-def _about(config: Config, experiments: Mapping[str, Experiment]) -> dict[str, Any]:
+def _about(config: Config, experiments: Mapping[str, Experiment]) -> CourseHere:
     """What makes laps comparable: settings and machine."""
     settings = {name: folder.plain(name, what) for name, what in experiments.items()}
     about = {"settings": settings, "laps": config.laps, "machine": files.machine()}
@@ -195,7 +202,7 @@ def _about(config: Config, experiments: Mapping[str, Experiment]) -> dict[str, A
     return files.plain(about | ({"pixels": pixels} if pixels else {}))
 
 
-def _kept(where: Path, about: Mapping[str, Any]) -> list[Seed]:
+def _kept(where: Path, about: CourseHere) -> list[Seed]:
     """The seeds that a stopped or finished run with the same settings has left."""
     stopped, done = STOPPED.kept(where / output.PARTIAL), RACE.kept(where / RESULT)
     if stopped and stopped["about"] == about:

@@ -2,6 +2,7 @@
 
 from typing import NotRequired, TypedDict
 
+from experiments.shell.files import Machine
 from experiments.shell.formats import Format, Made, Versioned
 from experiments.training.harness.contents import Settings
 
@@ -28,20 +29,33 @@ class LapContent(TypedDict):
 Seed = dict[str, list[LapContent]]
 
 
-class Race(Made):
+class Course(TypedDict):
+    """What makes laps comparable: settings, and how pixels are scaled.
+
+    The latter where the data set says so itself.
+    """
+
+    settings: dict[str, Settings]
+    laps: int
+    pixels: NotRequired[str]
+
+
+class CourseHere(Course):
+    """The same on a machine."""
+
+    machine: Machine
+
+
+class Race(Course, Made):
     """Of one table.
 
-    Pixels: how they are scaled, where the data set says so itself. Operations: of a mean
-    step of each method, see `experiments.racing.operations`.
+    Operations: of a mean step of each method, see `experiments.racing.operations`.
     """
 
     table: str
     title: str
     baseline: str
     origin: str
-    settings: dict[str, Settings]
-    laps: int
-    pixels: NotRequired[str]
     operations: NotRequired[dict[str, float]]
     seeds: list[Seed]
 
@@ -49,7 +63,7 @@ class Race(Made):
 class Stopped(Versioned):
     """Of a race that was stopped: its settings and machine, and what was raced."""
 
-    about: dict
+    about: CourseHere
     seeds: list[Seed]
 
 

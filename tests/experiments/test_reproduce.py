@@ -232,7 +232,7 @@ def failed(copy, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_failed_run_is_shown(failed, capsys):
+def test_a_failed_run_is_shown(capsys, failed):
     assert "[1/1] seed 1, SGD: failed: the loss isn't finite" in capsys.readouterr().out
     _, n, accuracy, *_ = row_of(failed, "SGD (1 of 2 failed)")
     alone = result(failed, "sgd", 0)["last"]["test_accuracy"]
