@@ -43,6 +43,11 @@ def test_a_badge_on_top_opens_this_notebook(path):
 
 
 @each
+def test_the_top_tells_how_long_it_takes(path):
+    assert re.search(r"\bminutes?\b", source(cells(path, "markdown")[0]))
+
+
+@each
 def test_the_first_cell_installs_the_same_way_and_the_text_tells_of_the_restart(path):
     told = source(cells(path, "markdown")[1])
     assert "Restart session" in told
