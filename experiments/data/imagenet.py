@@ -37,7 +37,7 @@ AREAS = (0.08, 1.0)
 ASPECTS = (3 / 4, 4 / 3)
 TRIES = 10
 # Other random numbers of the same seed have another purpose, or shorter keys: the order of
-# the examples in `experiments.data.pipeline` has (epoch,).
+# the examples in `experiments.data.batches` has (epoch,).
 CROPS = 3
 
 Pixels = UInt8[np.ndarray, "size size 3"]

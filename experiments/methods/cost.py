@@ -6,8 +6,6 @@ from typing import Any
 
 import optax
 
-from experiments.methods.colours import BLACK
-
 
 @dataclass(frozen=True)
 class Traffic:
@@ -62,7 +60,7 @@ class Cost:
       share_name: what its paper calls the share.
       aux_is_free: whether the whole batch runs forward anyway at the weights whose aux is
         wanted. Where it doesn't, BatchNorm's statistics cost another forward pass.
-      colour: in pictures of costs.
+      colour: in pictures of costs, if it is another one there; None: the row's.
       line: marker and line style in the picture against k.
       work: share -> its two parts; None: it isn't computed on many devices.
       traffic: what it sends; None: it isn't counted on several devices.
@@ -75,7 +73,7 @@ class Cost:
     share: float | None = None
     share_name: str = "k"
     aux_is_free: bool = True
-    colour: str = BLACK
+    colour: str | None = None
     line: tuple[str, str] = ("o", "-")
     work: Callable[[float], Work] | None = None
     traffic: Traffic | None = None

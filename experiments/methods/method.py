@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import optax
 
-from experiments.methods.colours import BLACK
 from experiments.methods.cost import Cost
+from experiments.methods.palette import BLACK
 
 # Names of numbers, which may be traced: vmap over them compiles once for all trials.
 Hyperparameters = Mapping[str, Any]

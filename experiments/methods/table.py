@@ -2,10 +2,10 @@
 
 import re
 
-from experiments.methods import compared, explained, variants
+from experiments.methods import explained, rows, variants
 from experiments.methods.method import Method
 
-METHODS = {method.name: method for method in (*compared.ROWS, *variants.ROWS)}
+METHODS = {method.name: method for method in (*rows.ROWS, *variants.ROWS)}
 
 # What is compared and searched for unless methods are named.
 DEFAULT = tuple(name for name, method in METHODS.items() if method.by_default)

@@ -4,7 +4,6 @@ from functools import partial
 
 import ksam_jax
 from experiments.methods import explained
-from experiments.methods.colours import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from experiments.methods.combinations import (
     k_momentum_at,
     k_sam_at,
@@ -16,6 +15,7 @@ from experiments.methods.combinations import (
 )
 from experiments.methods.cost import Cost
 from experiments.methods.method import Method, Words
+from experiments.methods.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 
 REMEMBERED = "how-to/combine.md#remembered-losses-the-cheapest"
 

@@ -12,8 +12,8 @@ from flax import nnx
 from experiments.models import CNN, MLP, VGG, PyramidNet, ResNet, ViT, WideResNet
 from experiments.models.bert import BertClassifier
 from experiments.models.bert_config import BertConfig
-from experiments.models.bottleneck import BottleneckResNet
 from experiments.models.huggingface import read_config
+from experiments.models.resnet50 import BottleneckResNet
 from experiments.models.text import TextTransformer
 from experiments.shell.cli import UsageError, one_of
 

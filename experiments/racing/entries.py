@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from experiments.configs.experiment import OWN, Experiment
 from experiments.methods import METHODS
-from experiments.methods.colours import BLACK
+from experiments.methods.palette import BLACK
 from experiments.shell.cli import UsageError, one_of
 
 

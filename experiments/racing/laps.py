@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data.pipeline import Batches
+from experiments.data.batches import Batches
 from experiments.processes import sharded
 from experiments.training.harness import judging
 from experiments.training.harness.job import Job

@@ -7,8 +7,8 @@ import ksam_jax
 from experiments.costs.benchmark import steps
 from experiments.costs.benchmark.task import Task
 from experiments.methods import Method, from_known_to_ours, without_share
-from experiments.methods.colours import SKY
 from experiments.methods.cost import Cost
+from experiments.methods.palette import SKY
 
 # What of the forward pass to keep, as words; see `ksam_jax.per_example`. An integer is the
 # least work per number that is worth keeping.
@@ -28,12 +28,14 @@ class Contender:
       name: what the command line calls it.
       label: what tables and plots call it, whatever its share.
       cost: what a step should cost.
+      colour: in plots.
       remembers: whether it takes the number of training examples.
     """
 
     name: str
     label: str
     cost: Cost
+    colour: str
     remembers: bool = False
 
     def training(
@@ -53,13 +55,14 @@ class Contender:
         return steps.sharpness_aware(task, self.cost.made(share, **more), keep)
 
 
-OPTAX_SAM = Contender("optax_sam", "optax.contrib.sam", Cost(None, lambda _: 6, colour=SKY))
+OPTAX_SAM = Contender("optax_sam", "optax.contrib.sam", Cost(None, lambda _: 6), SKY)
 
 
 def _of(row: Method) -> list[Contender]:
     if row.cost is None:
         return []
-    mine = Contender(row.name, without_share(row.name), row.cost, row.remembers)
+    colour = row.cost.colour or row.colour
+    mine = Contender(row.name, without_share(row.name), row.cost, colour, row.remembers)
     # Theirs stands before ours.
     return [mine, OPTAX_SAM] if row.name == "sgd" else [mine]
 

@@ -110,7 +110,7 @@ def _draw_ratios(axes: Axes, content: Benchmark) -> None:
 def _draw_method(axes: Axes, name: str, cases: Mapping[float, Step], shift: float) -> None:
     """Draws predictions, and measurements moved aside so that none covers another."""
     marker, style = BY_K[name]
-    colour = CONTENDERS[name].cost.colour
+    colour = CONTENDERS[name].colour
     predicted = [case["predicted_vs_sgd"] for case in cases.values()]
     axes.plot(list(cases), predicted, style, color=colour, lw=1.6, alpha=0.75, zorder=3)
     timed = {
@@ -156,7 +156,7 @@ def _draw_memory(axes: Axes, content: Benchmark) -> None:
         axes.plot(
             list(megabytes),
             list(megabytes.values()),
-            color=CONTENDERS[name].cost.colour,
+            color=CONTENDERS[name].colour,
             marker=marker,
             markersize=8,
             lw=2,
@@ -175,7 +175,7 @@ def _by_k_handle(name: str) -> Line2D:
     return Line2D(
         [],
         [],
-        color=contender.cost.colour,
+        color=contender.colour,
         marker=marker,
         ls=style,
         lw=1.6,
@@ -194,7 +194,7 @@ def _reference_handles() -> list[Line2D]:
 
 def _memory_handle(name: str) -> Line2D:
     label = METHODS[name].label
-    colour = CONTENDERS[name].cost.colour
+    colour = CONTENDERS[name].colour
     return Line2D(
         [], [], color=colour, marker=BY_BATCH[name], lw=2, markersize=9, label=label
     )

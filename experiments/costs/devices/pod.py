@@ -15,8 +15,8 @@ from experiments.costs.devices.contents import ClusterTimes, Computed, Seconds
 from experiments.costs.devices.formulas import Cluster, Model
 from experiments.costs.devices.spread import APART
 from experiments.methods import METHODS, without_share
-from experiments.methods.colours import ORANGE
 from experiments.methods.cost import Cost, Traffic, Work
+from experiments.methods.palette import ORANGE
 
 # ViT-S/16 (DeiT-S) at 224 x 224: 22e6 parameters and 4.6e9 multiply-adds per image (Liu et
 # al., Swin Transformer, 2021, table 1).
@@ -53,6 +53,11 @@ class Line(NamedTuple):
         cost = METHODS[self.method].cost
         assert cost is not None
         return cost
+
+    @property
+    def drawn_in(self) -> str:
+        """Its colour."""
+        return self.colour or self.cost.colour or METHODS[self.method].colour
 
     @property
     def label(self) -> str:
@@ -139,7 +144,7 @@ def _draw_cluster(axes: Axes, computed: Computed, cluster: ClusterTimes) -> None
     for name, line in LINES.items():
         seconds = cluster["methods"][name]["step_seconds"]
         ratios = [mine / its for mine, its in zip(seconds, sgd, strict=True)]
-        colour, style = line.colour or line.cost.colour, "--" if line.is_apart else "-"
+        colour, style = line.drawn_in, "--" if line.is_apart else "-"
         axes.plot(computed["devices"], ratios, style, color=colour, label=line.label, lw=2)
     _mark_waiting(axes, computed["devices"], cluster["methods"]["sgd"])
     axes.set_xscale("log", base=2)

@@ -13,7 +13,7 @@ from experiments.costs.growth.breakeven import FIELDS, Sweep, sweeps
 from experiments.costs.growth.contents import Growth
 from experiments.costs.growth.measuring import METHODS
 from experiments.methods import without_share
-from experiments.methods.colours import BLUE, GREEN, VERMILLION
+from experiments.methods.palette import BLUE, GREEN, VERMILLION
 
 COLOURS = dict(zip(FAMILIES, (BLUE, VERMILLION, GREEN), strict=True))
 # Of each method: line and marker.

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from rich.console import Console
 
 from experiments.configs.experiment import Experiment
-from experiments.data import memory, pipeline
+from experiments.data import batches, memory
 from experiments.data.augment import Augmentation
 from experiments.data.examples import Dataset
 from experiments.data.rows import Rows
@@ -46,7 +46,7 @@ class Batches:
         return -(-self.dataset.size // self.size)
 
     def __iter__(self) -> Iterator[Rows]:
-        for rows in pipeline.evaluation(self.dataset, self.size):
+        for rows in batches.evaluation(self.dataset, self.size):
             real = rows.index >= 0
             yield jax.tree.map(lambda leaf, real=real: leaf[real], rows)
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from experiments.methods.colours import BLUE, VERMILLION
+from experiments.methods.palette import BLUE, VERMILLION
 from experiments.results.plots import style
 from experiments.results.plots.panels import Grid, panels
 

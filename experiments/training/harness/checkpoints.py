@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from experiments.shell.cli import UsageError
 from experiments.training.harness import storage
-from experiments.training.harness.verified import difference, digest
+from experiments.training.harness.checkpoint_verification import difference, digest
 
 SCORE = "score"
 # Two: if the last one is damaged, there is one before it.

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.judging.scores import SCORES
-from experiments.methods.colours import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION
+from experiments.methods.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION
 from experiments.results import wording
 from experiments.results.plots import GRID, TEXT
 from experiments.training.harness.contents import Record

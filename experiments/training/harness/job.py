@@ -14,14 +14,14 @@ from jaxtyping import PyTree
 from rich.console import Console
 
 from experiments.configs.experiment import Experiment
+from experiments.data.batches import Batches
 from experiments.data.examples import Kind
 from experiments.data.named import Inputs
-from experiments.data.pipeline import Batches
 from experiments.methods import METHODS
 from experiments.models import huggingface
 from experiments.processes import sharded
 from experiments.shell.cli import UsageError
-from experiments.training.harness import checked, inputs, programs, updates
+from experiments.training.harness import allowed_settings, inputs, programs, updates
 from experiments.training.harness.programs import Programs
 from experiments.training.step import TrainState
 
@@ -114,7 +114,7 @@ def prepare(
 
 def check(experiment: Experiment) -> None:
     """Raises a UsageError if a setting can't be, whatever the data and the devices."""
-    checked.check(experiment)
+    allowed_settings.check(experiment)
     try:
         updates.check(experiment)
     # The library names the argument, the rule and the value.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from experiments.data import pipeline
+from experiments.data import batches
 from experiments.data.examples import Dataset
 from experiments.data.rows import Rows
 from experiments.judging import scores
@@ -120,5 +120,5 @@ def _rows(job: Job, dataset: Dataset, most: int) -> Iterator[Rows]:
     size = min(most, dataset.size)
     size = -(-size // job.mesh.size) * job.mesh.size
     own = sharded.local_rows(job.mesh, size)
-    for rows in pipeline.evaluation(dataset, size, own):
+    for rows in batches.evaluation(dataset, size, own):
         yield sharded.global_batch(job.mesh, size, rows)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data.pipeline import Batches
+from experiments.data.batches import Batches
 from experiments.processes import sharded
 from experiments.processes.stopping import Signals, StoppedError
 from experiments.shell import files

@@ -12,8 +12,8 @@ from scipy import stats
 from tiny_images import FEATURES, examples, file, noise
 
 from experiments.data import imagenet
+from experiments.data.batches import Batches, evaluation
 from experiments.data.memory import part
-from experiments.data.pipeline import Batches, evaluation
 from experiments.shell.cli import UsageError
 
 SIZE = 14

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.configs.compare import DIGITS, PROTOCOLS
-from experiments.data import catalogue, pipeline
+from experiments.data import batches, catalogue
 from experiments.data.augment import NOTHING
 from experiments.data.examples import Dataset, Examples
 from experiments.data.normalization import Normalization
@@ -102,7 +102,7 @@ def test_the_other_programs_take_the_same_examples_and_pixels(name, digits, monk
     examples = {"train": found.train, "validation": found.judged["validation"]}
     prepared = named.preparation(found.normalization, NOTHING, 0.0)
     for part, theirs in zip(mine, examples.values(), strict=True):
-        (rows,) = pipeline.evaluation(theirs, theirs.size)
+        (rows,) = batches.evaluation(theirs, theirs.size)
         np.testing.assert_array_equal(part.labels, rows.labels)
         np.testing.assert_array_equal(part.inputs, prepared.inputs(rows))
 

@@ -16,10 +16,10 @@ import tiny_tfds
 
 from experiments import train
 from experiments.data import imagenet, streamed
+from experiments.data.batches import Batches
 from experiments.data.examples import Dataset
-from experiments.data.pipeline import Batches
 from experiments.models import zoo
-from experiments.models.bottleneck import BottleneckResNet
+from experiments.models.resnet50 import BottleneckResNet
 from experiments.processes import sharded
 from experiments.training.harness import inputs, job, judging
 from experiments.training.harness.checkpoints import Checkpoints

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from problems import quick_jit
 
-from experiments.models.bottleneck import Bottleneck, BottleneckResNet
+from experiments.models.resnet50 import Bottleneck, BottleneckResNet
 
 IMAGE = (224, 224, 3)
 TINY = partial(BottleneckResNet, (40, 24, 2), 5, blocks=(1, 2), width=3)

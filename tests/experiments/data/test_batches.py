@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.data import augment, memory, pipeline
+from experiments.data import augment, batches, memory
+from experiments.data.batches import Batches
 from experiments.data.examples import Dataset, Examples
 from experiments.data.normalization import statistics
-from experiments.data.pipeline import Batches
 from experiments.processes import sharded
 from experiments.shell.cli import UsageError
 
@@ -179,18 +179,18 @@ def test_an_error_while_loading_ahead_skips_nothing(dataset):
 
 
 def test_evaluation_sees_every_example_once_in_order(dataset):
-    batches = list(pipeline.evaluation(dataset, BATCH))
-    assert all(len(rows.index) == BATCH for rows in batches)
-    index = np.concatenate([rows.index for rows in batches])
+    found = list(batches.evaluation(dataset, BATCH))
+    assert all(len(rows.index) == BATCH for rows in found)
+    index = np.concatenate([rows.index for rows in found])
     assert index.tolist() == [*range(SIZE)] + [-1] * (6 * BATCH - SIZE)
-    labels = np.concatenate([rows.labels for rows in batches])
+    labels = np.concatenate([rows.labels for rows in found])
     assert labels[index >= 0].tolist() == list(range(SIZE))
 
 
 def test_evaluation_by_several_processes(dataset):
     # The second process has nothing but filling; it still takes part.
     halves = [
-        list(pipeline.evaluation(dataset, 80, r)) for r in np.arange(80).reshape(2, 40)
+        list(batches.evaluation(dataset, 80, r)) for r in np.arange(80).reshape(2, 40)
     ]
     assert halves[0][0].index.tolist() == [*range(SIZE), -1, -1, -1]
     assert halves[1][0].index.tolist() == [-1] * 40
@@ -220,9 +220,9 @@ def test_bad_arguments_are_refused(dataset, wrong, message):
 
 def test_bad_arguments_of_evaluation_are_refused_at_once(dataset):
     with pytest.raises(UsageError, match="batch_size must be at least 1; got 0"):
-        pipeline.evaluation(dataset, 0)
+        batches.evaluation(dataset, 0)
     with pytest.raises(UsageError, match="rows must be"):
-        pipeline.evaluation(dataset, 4, np.array([4]))
+        batches.evaluation(dataset, 4, np.array([4]))
 
 
 @pytest.mark.parametrize(

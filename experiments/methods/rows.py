@@ -1,11 +1,16 @@
-"""The rows of the main comparison: published methods, ours without a pass, controls."""
+"""The rows of the main comparison: published methods, ours without a pass, controls.
+
+Everything about a method is here, its colour and marker too.
+"""
 
 from functools import partial
 
 import ksam_jax
 from experiments.methods import cost, explained
 from experiments.methods.baselines import highest_loss_gradient, mean_gradient
-from experiments.methods.colours import (
+from experiments.methods.cost import Cost
+from experiments.methods.method import Method, Words
+from experiments.methods.palette import (
     BLUE,
     GREEN,
     ORANGE,
@@ -14,8 +19,6 @@ from experiments.methods.colours import (
     VERMILLION,
     YELLOW,
 )
-from experiments.methods.cost import Cost
-from experiments.methods.method import Method, Words
 
 ROWS = (
     Method(
@@ -51,7 +54,6 @@ ROWS = (
         cost=Cost(
             ksam_jax.sam,
             lambda _: 6,
-            colour=BLUE,
             work=cost.sam_work,
             traffic=cost.TOGETHER,
             apart=cost.APART,
@@ -64,7 +66,7 @@ ROWS = (
         ksam_jax.asam,
         ("rho",),
         SKY,
-        cost=Cost(ksam_jax.asam, lambda _: 6, colour=SKY),
+        cost=Cost(ksam_jax.asam, lambda _: 6),
         words=Words("`asam()`", "all", "all"),
     ),
     Method(
@@ -82,7 +84,6 @@ ROWS = (
             share=0.25,
             share_name="m",
             aux_is_free=False,
-            colour=PURPLE,
         ),
         words=Words("`random_sam(m=0.25)`", "random 1/4", "all"),
         explained=(explained.RANDOM_SAM,),
@@ -100,7 +101,6 @@ ROWS = (
             lambda k: 1 + 6 * k,
             lambda k: 1 + 5 * k,
             share=0.25,
-            colour=VERMILLION,
             work=cost.k_sam_work,
             traffic=cost.SELECTING_TOGETHER,
             apart=cost.SELECTING_APART,
@@ -133,7 +133,6 @@ ROWS = (
             lambda gamma: 4 + 2 * gamma,
             share=0.5,
             share_name="gamma",
-            colour=GREEN,
             traffic=cost.SELECTING_TOGETHER,
             apart=cost.SELECTING_APART,
         ),
@@ -147,7 +146,7 @@ ROWS = (
         ("rho", "sigma", "decay"),
         ORANGE,
         "P",
-        cost=Cost(ksam_jax.f_sam, lambda _: 6, colour=ORANGE, traffic=cost.TOGETHER),
+        cost=Cost(ksam_jax.f_sam, lambda _: 6, traffic=cost.TOGETHER),
         words=Words("`f_sam()`", "all", "all"),
     ),
     Method(
