@@ -3,22 +3,25 @@
 from ._value import OTHERS, PAIRS, TOTALS
 
 _FLAX, _COUPLED = "docs/how-to/flax.md", "docs/how-to/contrastive.md"
+# What takes a model as it is, and does it right.
+_WHOLE = "ksam_jax.nnx.loss (of Flax NNX; likewise ksam_jax.linen and ksam_jax.equinox)"
 EXAMPLE = "per_example(example_loss): example_loss"
 
 NO_STATISTICS = (
     "normalizes by BatchNorm in training mode with the statistics of one example, as it "
     "sees no other: what comes out says little or nothing of what went in, and the layers "
-    "before hardly learn; write a batch-level loss with has_aux, (params, batch) -> "
-    f"(losses of shape (N,), statistics), as in {_FLAX}#nnx-with-batchnorm, or take "
-    "GroupNorm or LayerNorm, or BatchNorm in evaluation mode."
+    f"before hardly learn; hand the model to {_WHOLE}, or write a batch-level loss with "
+    f"has_aux, (params, batch) -> (losses of shape (N,), statistics), as in "
+    f"{_FLAX}#nnx-with-batchnorm, or take GroupNorm or LayerNorm, or BatchNorm in "
+    "evaluation mode."
 )
 FIXED_KEY = (
     "draws random numbers from a key that is a constant of the compiled step, so that "
     "every step draws the same ones, one dropout mask for ever; if they are meant to stay "
     "the same (random features, signs or phases), nothing is wrong: draw them outside of "
-    "the loss, or silence this by a filter; else make keys anew in each step, and put "
-    'one per example into the batch, batch["key"] = jax.random.split(key, N) (see '
-    f"{_FLAX}#dropout)."
+    f"the loss, or silence this by a filter; else hand the model to {_WHOLE}, or make keys "
+    "anew in each step, and put one per example into the batch, "
+    f'batch["key"] = jax.random.split(key, N) (see {_FLAX}#dropout).'
 )
 DRAWN_TOGETHER = (
     'draws from keys of "rbg" or "unsafe_rbg", one for each row, and what these draw '
@@ -30,14 +33,16 @@ DRAWN_TOGETHER = (
 KEY_OF_THE_BATCH = {
     "per_example": (
         "draws random numbers from a key that doesn't depend on the example, so that all "
-        "examples get the same ones, one dropout mask for the whole batch; put a key per "
-        'example into the batch, batch["key"] = jax.random.split(key, N), and draw from '
-        f'example["key"], as in {_FLAX}#dropout.'
+        "examples get the same ones, one dropout mask for the whole batch; hand the model "
+        f"to {_WHOLE}, or put a key per example into the batch, "
+        'batch["key"] = jax.random.split(key, N), and draw from example["key"], as in '
+        f"{_FLAX}#dropout."
     ),
     "batch": (
         "draws random numbers for the rows from a key that doesn't depend on them, and "
         "{runs} run without the others, where they draw other ones (another dropout mask); "
-        'put a key per example into the batch, batch["key"] = jax.random.split(key, N), '
+        f"hand the model to {_WHOLE}, or put a key per example into the batch, "
+        'batch["key"] = jax.random.split(key, N), '
         f"and draw each row's from its own by jax.vmap, as in {_FLAX}#dropout."
     ),
 }

@@ -34,7 +34,8 @@ class SharpnessAwareInfo(NamedTuple):
       loss: mean loss at the unperturbed weights over the examples run there: the whole
         batch, for `random_sam` its random subset.
       perturbed_loss: mean loss at the perturbed weights over the examples run there: the
-        whole batch, for `k_sam` the chosen k. Of chosen ones it is the mean by weights.
+        whole batch, for `k_sam` the chosen k. Of chosen ones it is the mean by weights. In
+        a step without a climb it is `loss`.
       sharpness: mean rise of the loss from the one to the other, over the examples that
         were run at both. (With a loss that couples examples, as BatchNorm does, it also has
         what another company does to their losses where one pass ran the whole batch and
