@@ -297,6 +297,7 @@ def test_a_page_has_the_tables(table, tmp_path, monkeypatch):
     source = Source(FLATNESS, Path("results.json"))
     block = Block(Path("page.md"), "sharpness", (source,), measured)
     monkeypatch.setattr(figures, "BLOCKS", (block,))
+    monkeypatch.setattr(figures, "PICTURES", ())
     assert cli.run(figures.main, []) == 0
     text = Path("page.md").read_text()
     assert "| method | test accuracy % | training loss | 1 step / 10^-6 |" in text
