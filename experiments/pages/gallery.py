@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from experiments.costs.benchmark.contents import BENCHMARK
 from experiments.costs.devices.contents import SCALING
+from experiments.costs.growth.contents import GROWTH
 from experiments.flatness.landscapes.contents import LANDSCAPE
 from experiments.pages.block import REFERENCE, Source
 from experiments.racing.contents import RACE
@@ -126,6 +127,14 @@ GROUPS: dict[str, tuple[Shown, ...]] = {
             BENCHMARK,
             "What a step needs besides weights and data.",
             "performance.md#memory",
+        ),
+        Shown(
+            "Larger models, batches, and more devices",
+            "growth/growth.png",
+            "growth/growth.json",
+            GROWTH,
+            "How a step's time over SGD's grows with each.",
+            "growth.md",
         ),
         Shown(
             "Many devices",

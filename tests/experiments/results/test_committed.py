@@ -11,6 +11,7 @@ import pytest
 from experiments.costs.benchmark.contents import BENCHMARK, LARGEST_BATCH
 from experiments.costs.devices.contents import SCALING
 from experiments.costs.full_size import FULL_SIZE
+from experiments.costs.growth.contents import GROWTH
 from experiments.flatness.contents import ALIGNMENTS, FLATNESS
 from experiments.flatness.landscapes.contents import LANDSCAPE
 from experiments.methods import METHODS
@@ -29,6 +30,7 @@ FORMATS: dict[str, Any] = {
     "benchmark": BENCHMARK,
     "compare": COMPARISON,
     "full_size": FULL_SIZE,
+    "growth": GROWTH,
     "landscape": LANDSCAPE,
     "largest_batch": LARGEST_BATCH,
     "race": RACE,
