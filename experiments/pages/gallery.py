@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from experiments.configs import mnist
 from experiments.costs.benchmark.contents import BENCHMARK
 from experiments.costs.devices.contents import SCALING
 from experiments.costs.growth.contents import GROWTH
@@ -85,7 +86,9 @@ GROUPS: dict[str, tuple[Shown, ...]] = {
             "digits",
         ),
         _compared("digits, at SGD's settings", "sgd/digits", _AT_SGD, _SETTINGS),
-        _compared("MNIST, at SGD's settings", "sgd/mnist", _AT_SGD, _SETTINGS),
+        _compared(
+            "MNIST, at SGD's settings", f"sgd/{mnist.BASE.dataset}", _AT_SGD, _SETTINGS
+        ),
         _compared(
             "Remembered losses",
             "remembered/digits",
