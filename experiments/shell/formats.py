@@ -61,7 +61,8 @@ class Format(Generic[Content]):
         Raises:
           TypeError: if it isn't what the format says; NaN counts as None.
         """
-        plain = files.plain({"version": self.version, **content})
+        version = {"version": self.version}
+        plain = files.plain(version | dict(content) | version)
         if wrong := problem(plain, self.content):
             raise TypeError(f"{path} must be {self.what}: {wrong}")
         files.write_json(path, plain)
@@ -96,9 +97,10 @@ class Format(Generic[Content]):
             return None
 
     def _check_version(self, path: Path, found: Any) -> None:
-        if found == self.version:
+        is_number = _is_a(found, int)
+        if is_number and found == self.version:
             return
-        is_newer = isinstance(found, int) and found > self.version
+        is_newer = is_number and found > self.version
         said = "none" if found is None else repr(found)
         remedy = "use a newer state of this project" if is_newer else self.remedy
         raise UsageError(
@@ -134,10 +136,15 @@ def problem(value: Any, kind: Any, where: str = "") -> str:
         return _first_problem(parts, where)
     # A whole number of JSON may be meant for either.
     valid = (int, float) if kind is float else origin or kind
-    if isinstance(value, valid):
+    if _is_a(value, valid):
         return ""
     name = getattr(origin or kind, "__name__", str(kind))
     return f"{where or 'it'} must be {name}; got {value!r:.60}"
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether it is of that class; to Python true and false are numbers as well."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _problem_of_names(value: Any, kind: Any, where: str) -> str:

@@ -36,6 +36,22 @@ def test_what_is_written_is_read(tmp_path):
     assert next(iter(json.loads(path.read_text()))) == "version"
 
 
+def test_true_is_neither_a_version_nor_a_whole_number(tmp_path):
+    """Python takes it for 1."""
+    first = Format("a whole", Versioned, version=1, remedy="make it again")
+    path = tmp_path / "first.json"
+    path.write_text('{"version": true}')
+    with pytest.raises(UsageError, match=r"its version is True: make it again"):
+        first.read(path)
+    assert problem(True, int | None) == "it must be int; got True"
+    assert not problem(True, bool)
+
+
+def test_what_is_read_and_written_again_has_the_version_of_today(tmp_path):
+    path = tmp_path / "whole.json"
+    assert FORMAT.write(path, {**WHOLE, "version": 1}) == WHOLE == FORMAT.read(path)
+
+
 def test_nothing_else_is_written(tmp_path):
     path = tmp_path / "whole.json"
     with pytest.raises(TypeError, match=r"whole.json must be a whole: it lacks title"):
@@ -49,6 +65,7 @@ def test_nothing_else_is_written(tmp_path):
         (1, "its version is 1", "make it again"),
         (None, "its version is none", "make it again"),
         ("2", "its version is '2'", "make it again"),
+        (True, "its version is True", "make it again"),
         (3, "its version is 3", "use a newer state of this project"),
     ],
 )
@@ -82,6 +99,10 @@ def test_another_version_is_told_with_the_remedy(tmp_path, version, said, remedy
             r"parts.a.rows.1.1 must be float; got 'x'",
         ),
         (json.dumps({**WHOLE, "parts": {"a": {"rows": []}}}), "parts.a lacks share"),
+        (
+            json.dumps({**WHOLE, "parts": {"a": {**PART, "share": True}}}),
+            "parts.a.share must be float; got True",
+        ),
     ],
 )
 def test_a_file_of_something_else_says_where(tmp_path, text, why):
