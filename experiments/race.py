@@ -97,7 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         base, experiments, seeds, jobs
     )
     content = RACE.write(where / RESULT, content)
-    console.print(terminal.table(page.HEADERS, page.rows(content), page.title(content)))
+    console.print(
+        terminal.table(page.headers(content), page.rows(content), page.title(content))
+    )
     console.print(page.note(content), style="dim", highlight=False)
     page.draw(content, where / page.PICTURE)
     (where / output.PARTIAL).unlink(missing_ok=True)
@@ -188,6 +190,7 @@ def _operations(
     """Of a mean step of each method; nothing where an earlier race didn't count steps."""
     races = page.races(experiments, seeds)
     if not all(lap.kinds for runs in races.values() for laps in runs for lap in laps):
+        print("operations weren't counted: earlier seeds don't say what their steps were")
         return {}
     mine = {name: jobs.of(base.name, one) for name, one in experiments.items()}
     return {"operations": mean_operations(mine, races)}

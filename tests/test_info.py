@@ -1,4 +1,7 @@
-"""`info="losses"`: the same step in every bit, less of itself to tell, and cheaper."""
+"""`info="losses"`: the same step, less of itself to tell, and cheaper.
+
+In every bit here, where XLA doesn't optimize; where it does, to within rounding.
+"""
 
 import functools
 from typing import Any

@@ -111,7 +111,7 @@ def _end(sweep: Sweep, method: str) -> str:
     place = breakeven.crossing(sweep.values, ratios)
     assert place is not None
     millions = sweep.field == "parameters"
-    about = f"{place / 1e6:.2g}M" if millions else f"{place:,.0f}"
+    about = f"{place / 1e6:.2g}M" if millions else f"{float(f'{place:.1g}'):,.0f}"
     return f"{'from' if ratios[-1] < 1 else 'up to'} about {about}"
 
 

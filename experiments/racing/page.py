@@ -15,16 +15,22 @@ from experiments.results.plots.lines import Curve
 
 PICTURE = "race.png"
 
+OPERATIONS = "operations"
 HEADERS = (
     "method",
     "there after, of the baseline's time",
     "never",
     "all of its time",
     "examples",
-    "operations",
+    OPERATIONS,
     "ends at %",
     "difference, points",
 )
+
+
+def headers(content: Race) -> tuple[str, ...]:
+    """Names of the columns; operations are in races since they are counted."""
+    return tuple(one for one in HEADERS if one != OPERATIONS or "operations" in content)
 
 
 def title(content: Race) -> str:
@@ -49,13 +55,14 @@ def rows(content: Race) -> list[tuple[str, ...]]:
 def _row(label: str, one: Summary, operations: float | None) -> tuple[str, ...]:
     never = sum(share is None for share in one.reached)
     median = one.median_reached
+    counted = () if operations is None else (f"{operations:.2f}",)
     return (
         label,
         "-" if median is None else f"{median:.2f}",
         f"{never} of {len(one.reached)}",
         f"{np.median(one.time):.2f}",
         f"{one.examples:.2f}",
-        "-" if operations is None else f"{operations:.2f}",
+        *counted,
         mean_score(one),
         difference(one),
     )
@@ -85,18 +92,31 @@ def note(content: Race) -> str:
         f"radius is a method's own. There: the first of {content['laps']} looks at which "
         f"the validation accuracy is that of {_baseline(content)} at its end, median over "
         f"seeds. Never: seeds that didn't get there. Examples: mean share that decided the "
-        f"descent. Operations: XLA's count for a whole step against "
-        f"{_baseline(content)}'s, the mean over the steps that there were. Differences are "
-        f"paired by seed, with 95% intervals. Time is training alone, in turns on "
-        f"{machine['cores']} cores, {machine['cpu']}, JAX {content['versions']['jax']}; "
-        f"{first['experiment']['epochs']} epochs. Command: `{content['command']}`"
+        f"descent. {_counted(content)}Differences are paired by seed, with 95% intervals. "
+        f"Time is training alone, in turns on {machine['cores']} cores, {machine['cpu']}, "
+        f"JAX {content['versions']['jax']}; {first['experiment']['epochs']} epochs. "
+        f"Command: `{content['command']}`"
+    )
+
+
+def _counted(content: Race) -> str:
+    if "operations" not in content:
+        return ""
+    return (
+        f"Operations: XLA's count for a whole step against {_baseline(content)}'s, the "
+        f"mean over the steps that there were. "
     )
 
 
 def markdown(content: Race, folder: str) -> str:
     """The table, the picture and the note, for a page of the documentation."""
     picture = f"![Validation accuracy against time]({Path(folder) / PICTURE})"
-    parts = f"**{title(content)}**", table(HEADERS, rows(content)), picture, note(content)
+    parts = (
+        f"**{title(content)}**",
+        table(headers(content), rows(content)),
+        picture,
+        note(content),
+    )
     return "\n\n".join(parts)
 
 
