@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from experiments.costs import timing
 from experiments.methods import METHODS
 from experiments.processes import sharded
-from experiments.racing.laps import Lap, Steps
+from experiments.racing.laps import Lap
 from experiments.training.harness.job import Job
 from experiments.training.harness.programs import Programs, programs
 
@@ -42,7 +42,7 @@ def mean_operations(
 def _numbers(laps: Iterable[Lap]) -> Counter[tuple[float, bool]]:
     numbers: Counter[tuple[float, bool]] = Counter()
     for lap in laps:
-        for examples, climbs, number in map(Steps._make, lap.kinds):
+        for examples, climbs, number in lap.kinds:
             numbers[examples, climbs] += number
     return numbers
 

@@ -8,6 +8,7 @@ from experiments.racing import page, summary
 from experiments.racing.contents import Race
 from experiments.results.markdown import table
 from experiments.results.plots import races
+from experiments.results.report import counted
 
 PICTURE = "races.png"
 # What is shown of each, behind its baseline; the first of them in the table.
@@ -79,5 +80,4 @@ def _short(content: Race) -> str:
 
 
 def _seeds(content: Race) -> str:
-    number = len(content["seeds"])
-    return f"{number} seed{'s' * (number > 1)}"
+    return counted(len(content["seeds"]), "seed")
