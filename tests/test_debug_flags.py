@@ -180,8 +180,17 @@ DROPOUT = {
 }
 
 
-@pytest.mark.parametrize("form", DROPOUT)
-@pytest.mark.parametrize("name", ["sam", "k_sam", "esam", "k_momentum_sam", "look_sam"])
+# How the passes share work is the loss's: `k_sam` shares in each form.
+DRAWING = ["sam", "k_sam", "esam", "k_momentum_sam", "look_sam"]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        *((name, form) for name in DRAWING for form in ("batch", "auto")),
+        *(("k_sam", form) for form in ("all", "nothing")),
+    ],
+)
 def test_both_passes_may_draw_from_one_key(name, form):
     tx, loss_fn = getattr(ksam_jax, name)(), DROPOUT[form]
 

@@ -235,7 +235,7 @@ def check_everything(case):
 
 
 few = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
-many = settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 
 
 @few

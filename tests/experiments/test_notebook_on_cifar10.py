@@ -12,12 +12,13 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "reproduce_ksam.ipynb"
-TRAIN, TEST = 140, 20
+TRAIN, TEST = 20, 20
 # What is switched by hand, and what makes it quick: one seed, one step, a narrow network.
 CHANGES = {
     'DATASET = "digits"': 'DATASET = "cifar10"',
     "DATA_DIR = None": "DATA_DIR = {folder!r}",
     "SEEDS = 5": "SEEDS = 1",
+    "BATCH = 128": "BATCH = 16",
     '"cifar10": (cnn_init, cnn, 20)': '"cifar10": (cnn_init, cnn, 1)',
     "[(3, 64), (64, 128), (128, 256)]": "[(3, 8), (8, 8), (8, 256)]",
     "range(30)": "range(1)",
