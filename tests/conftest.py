@@ -1,7 +1,6 @@
 """Strict everywhere: promotion, shapes and types of the library's own annotations."""
 
 import os
-from collections import defaultdict
 from pathlib import Path
 
 import jax
@@ -40,7 +39,7 @@ def _clean_config():
 # One notebook in `make test`; the others take minutes, and CI runs them too.
 QUICK = "quickstart.ipynb"
 
-_seconds: dict[str, float] = defaultdict(float)
+_seconds: dict[str, float] = {}
 _laps = shares.Laps()
 
 
@@ -68,8 +67,9 @@ def pytest_runtest_makereport(item: pytest.Item):
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if "slow" not in report.keywords:
-        _seconds[report.nodeid] += report.duration
+    # A fixture's time is of all the tests that share it, and not of the first of them.
+    if report.when == "call" and "slow" not in report.keywords:
+        _seconds[report.nodeid] = report.duration
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
