@@ -32,8 +32,10 @@ test-experiments: $(STAMP)  ## Those of the experiments, and a notebook
 test-slow: $(STAMP)  ## All other cases and tests, which CI runs as well
 	$(BIN)/python $(PYTEST) -m slow
 
+# The second run measures what the first chose; what tests share is then of others.
 times: $(STAMP)  ## Measure all tests, and choose anew which are short: tests/shares.txt
 	$(BIN)/python $(PYTEST) --write-shares
+	$(BIN)/python $(PYTEST) --narrow-shares -m "not slow"
 
 test-all: test test-slow docs package $(PYTHONS:%=test-%) test-lowest  ## Everything, on all Pythons
 

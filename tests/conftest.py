@@ -1,6 +1,7 @@
 """Strict everywhere: promotion, shapes and types of the library's own annotations."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -45,6 +46,9 @@ _laps = shares.Laps()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-shares", action="store_true", help="See tests/shares.py.")
+    parser.addoption(
+        "--narrow-shares", action="store_true", help="The same of a short run."
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,15 +57,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.parent == folder and item.path.name != QUICK:
             item.add_marker(pytest.mark.slow)
-    known = {} if config.getoption("--write-shares") else shares.read()
-    for item in shares.left_out(items, known):
+    for item in shares.left_out(items, _known(config)):
         item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     report = yield
-    if item.config.getoption("--write-shares"):
+    if _measures(item.config):
         report.duration = _laps.lap()
     return report
 
@@ -75,5 +78,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     # With several processes the first hears of all tests, and alone writes.
     is_first = not hasattr(session.config, "workerinput")
-    if session.config.getoption("--write-shares") and is_first:
-        shares.write(_seconds)
+    if _measures(session.config) and is_first:
+        shares.write(_seconds, known=_known(session.config))
+
+
+def _measures(config: pytest.Config) -> bool:
+    return config.getoption("--write-shares") or config.getoption("--narrow-shares")
+
+
+def _known(config: pytest.Config) -> Mapping[str, int]:
+    return {} if config.getoption("--write-shares") else shares.read()

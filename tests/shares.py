@@ -64,14 +64,26 @@ def _others(cases: list[pytest.Item], number: int) -> list[pytest.Item]:
     return [item for place, item in enumerate(cases) if place not in kept]
 
 
-def write(seconds: Mapping[str, float], file: Path = FILE) -> None:
-    """Writes the file anew, from what each test took."""
+def write(
+    seconds: Mapping[str, float], file: Path = FILE, known: Mapping[str, int] | None = None
+) -> None:
+    """Writes the file anew, from what each test took.
+
+    What several tests need, such as a compiled program, is of the first of them, and once
+    that is left out of the next. So the short run is measured as well, and made shorter.
+
+    Args:
+      seconds: of each test that ran.
+      file: to write.
+      known: what ran of the functions that are named in it; None: all of all.
+    """
     cases: dict[str, list[float]] = defaultdict(list)
     for nodeid, took in seconds.items():
         cases[function_of(nodeid)].append(took)
-    numbers = {name: _number(took) for name, took in sorted(cases.items())}
-    rows = [f"{n} {name}\n" for name, n in numbers.items() if n < len(cases[name])]
-    file.write_text("".join(rows), encoding="utf-8")
+    numbers = {name: _number(took) for name, took in cases.items()}
+    fewer = {name: n for name, n in numbers.items() if n < len(cases[name])}
+    rows = sorted(((known or {}) | fewer).items())
+    file.write_text("".join(f"{n} {name}\n" for name, n in rows), encoding="utf-8")
 
 
 def _number(seconds: list[float]) -> int:

@@ -53,6 +53,13 @@ def test_cases_are_counted_with_and_without_the_name_of_their_group(tmp_path):
     assert shares.read(file) == {"a.py::f": 0, "a.py::g": 1}
 
 
+def test_what_a_short_run_shows_is_left_out_as_well(tmp_path):
+    file = tmp_path / "shares.txt"
+    known = {"a.py::f": 0, "a.py::g": 2, "a.py::h": 3}
+    shares.write({"a.py::g[1]": 9.0, "a.py::h[0]": 0.1, "a.py::i": 9.0}, file, known)
+    assert shares.read(file) == known | {"a.py::g": 0, "a.py::i": 0}
+
+
 def test_what_only_waits_takes_no_time():
     laps = shares.Laps()
     time.sleep(0.5)
