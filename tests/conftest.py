@@ -83,7 +83,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _measures(config: pytest.Config) -> bool:
-    return config.getoption("--write-shares") or config.getoption("--narrow-shares")
+    return bool(config.getoption("--write-shares") or config.getoption("--narrow-shares"))
 
 
 def _known(config: pytest.Config) -> Mapping[str, int]:

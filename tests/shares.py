@@ -82,7 +82,7 @@ def write(
         cases[function_of(nodeid)].append(took)
     numbers = {name: _number(took) for name, took in cases.items()}
     fewer = {name: n for name, n in numbers.items() if n < len(cases[name])}
-    rows = sorted(((known or {}) | fewer).items())
+    rows = sorted({**(known or {}), **fewer}.items())
     file.write_text("".join(f"{n} {name}\n" for name, n in rows), encoding="utf-8")
 
 
