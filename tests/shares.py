@@ -16,7 +16,7 @@ import pytest
 FILE = Path(__file__).with_name("shares.txt")
 
 # Seconds on one core that a function may take in `make test`, and one case of it at most.
-TOGETHER, LONGEST = 0.5, 1.5
+TOGETHER, LONGEST = 0.4, 1.0
 
 
 def function_of(nodeid: str) -> str:
