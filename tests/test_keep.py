@@ -1,6 +1,7 @@
 """What stays of a shared forward pass: by the work that a number took, and by default."""
 
 import functools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def saved(example_loss, params, batch, keep):
         shape
         for equation in equations(jaxpr.jaxpr)
         if equation.primitive.name == "gather"
-        for shape in [equation.invars[0].aval.shape]
+        for shape in [cast(Any, equation.invars[0]).aval.shape]
         if len(shape) > 1 and shape not in given
     }
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr  # pyright: ignore[reportPrivateImportUsage]
 
 
 def called(params: dict[str, Any]) -> list[Jaxpr]:

@@ -3,6 +3,7 @@
 import functools
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,8 @@ def test_logits_and_parameters_are_float32_while_bfloat16_is_computed(norm):
     build = partial(TINY, norm=norm, dtype=jnp.bfloat16)
     images = jnp.ones((2, 40, 24, 2))
     jaxpr = jax.make_jaxpr(lambda: build(rngs=nnx.Rngs(0))(images))()
-    assert [(v.shape, v.dtype) for v in jaxpr.out_avals] == [((2, 5), jnp.float32)]
+    outputs: list[Any] = list(jaxpr.out_avals)
+    assert [(v.shape, v.dtype) for v in outputs] == [((2, 5), jnp.float32)]
     assert "conv_general_dilated" in str(jaxpr)
     convolutions = [line for line in str(jaxpr).splitlines() if "= conv_general" in line]
     assert convolutions
