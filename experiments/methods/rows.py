@@ -105,7 +105,7 @@ ROWS = (
             traffic=cost.SELECTING_TOGETHER,
             apart=cost.SELECTING_APART,
         ),
-        words=Words("`k_sam(k=0.25)`", "hardest 1/4", "the same"),
+        words=Words('`k_sam(k=0.25, mean_over="chosen")`', "hardest 1/4", "the same"),
         explained=(explained.K_SAM,),
     ),
     Method(
@@ -116,7 +116,7 @@ ROWS = (
         VERMILLION,
         "d",
         "K-SAM 1/2",
-        words=Words("`k_sam(k=0.5)`", "hardest 1/2", "the same"),
+        words=Words('`k_sam(k=0.5, mean_over="chosen")`', "hardest 1/2", "the same"),
         explained=(explained.K_SAM,),
     ),
     Method(
@@ -180,7 +180,7 @@ ROWS = (
             work=cost.k_momentum_sam_work,
             traffic=cost.BY_PAST,
         ),
-        words=Words("`k_momentum_sam(k=0.25)`", "none", "hardest 1/4"),
+        words=Words('`k_momentum_sam(k=0.25, mean_over="chosen")`', "none", "hardest 1/4"),
         explained=(explained.MOMENTUM,),
     ),
 )

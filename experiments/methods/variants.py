@@ -29,6 +29,7 @@ ROWS = (
         "*",
         "K-SAM",
         by_default=False,
+        words=Words("`k_sam()`", "hardest, up to 1/3", "as many as carry the loss"),
         explained=(explained.K_SAM,),
         at=k_sam_at,
     ),
@@ -41,6 +42,7 @@ ROWS = (
         ">",
         "K-Momentum",
         by_default=False,
+        words=Words("`k_momentum_sam()`", "none", "as many as carry the loss"),
         explained=(explained.MOMENTUM,),
         at=k_momentum_at,
     ),
@@ -53,6 +55,7 @@ ROWS = (
         "h",
         "K-SAM 1/4, batch",
         by_default=False,
+        words=Words("`k_sam(k=0.25)`", "hardest 1/4", "the same"),
         explained=(explained.K_SAM,),
     ),
     Method(
@@ -64,6 +67,7 @@ ROWS = (
         "H",
         "K-Momentum 1/4, batch",
         by_default=False,
+        words=Words("`k_momentum_sam(k=0.25)`", "none", "hardest 1/4"),
         explained=(explained.MOMENTUM,),
     ),
     Method(

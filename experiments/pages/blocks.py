@@ -63,9 +63,15 @@ SCALED = (_source(SCALING, "scaling/scaling.json"),)
 CHOOSE = (
     Block(
         DOCS / "choose.md",
-        "choose",
-        (*(path for name, path in COSTS.items() if name != "mlp"), DIGITS, MNIST),
-        decision.choose,
+        "costs",
+        tuple(source for name, source in COSTS.items() if name != "mlp"),
+        decision.costs,
+    ),
+    Block(
+        DOCS / "choose.md",
+        "gains",
+        (*_compared(f"sgd/{SMALL}", f"sgd/{IMAGES}"), DIGITS, MNIST),
+        decision.gains,
     ),
 )
 
