@@ -65,35 +65,33 @@ def k_sam_at(
     share: float, climbs: bool
 ) -> Callable[..., optax.GradientTransformationExtraArgs]:
     """All steps of which are like one of `k_sam()` whose k follows training."""
-    return partial(ksam_jax.k_sam, k=share) if climbs else _without_climb(share)
+    return partial(ksam_jax.k_sam, k=_always(share, climbs))
 
 
 def k_momentum_at(
     share: float, climbs: bool
 ) -> Callable[..., optax.GradientTransformationExtraArgs]:
     """The same of `k_momentum_sam()`."""
-    return partial(ksam_jax.k_momentum_sam, k=share) if climbs else _without_climb(share)
+    return partial(ksam_jax.k_momentum_sam, k=_always(share, climbs))
 
 
 def sam_at(
     share: float, climbs: bool
 ) -> Callable[..., optax.GradientTransformationExtraArgs]:
-    """The same of SAM in some of the steps."""
-    return ksam_jax.sam if climbs else _without_climb(share)
+    """The same of SAM in some of the steps, which all take all examples."""
+    del share
+    return ksam_jax.sam if climbs else _plain
 
 
-def _without_climb(share: float) -> Callable[..., optax.GradientTransformationExtraArgs]:
-    """The mean over the batch of so many of its highest losses' gradients."""
+def _always(share: float, climbs: bool) -> Any:
+    """A k that follows training with nowhere to go; one example is less than any share."""
+    return ksam_jax.by_coverage(among=(share,), climb_up_to=1.0 if climbs else 1)
 
-    def descent(
-        rho: Any = 0.0, decay: Any = 0.9, **devices: Any
-    ) -> optax.GradientTransformationExtraArgs:
-        del rho
-        if share == 1.0:
-            return ksam_jax.mean_gradient(**devices)
-        return ksam_jax.k_momentum_sam(0.0, k=share, decay=decay, **devices)
 
-    return descent
+def _plain(rho: Any = 0.0, **devices: Any) -> optax.GradientTransformationExtraArgs:
+    """SGD's gradient, given the radius of what it stands in for."""
+    del rho
+    return ksam_jax.mean_gradient(**devices)
 
 
 def _in_both(
