@@ -1,10 +1,11 @@
 """Two tables to choose a method by: what each costs, and what it gave."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from experiments.costs.benchmark import report
 from experiments.costs.benchmark.contents import Benchmark
-from experiments.methods import Method, from_known_to_ours
+from experiments.methods import METHODS, from_known_to_ours
+from experiments.methods.method import Words
 from experiments.pages import benchmarks
 from experiments.results import records
 from experiments.results.contents import Bounds, Comparison
@@ -27,9 +28,9 @@ def costs(*models: Benchmark, folder: str) -> str:
         *(f"time: {benchmarks.short(content)}" for content in models),
     )
     rows = [
-        (*row.words, *(_time(content, name) for content in models))
-        for name, row in _rows()
-        if row.words is not None and (row.cost is not None or name == HALF)
+        (*words, *(_time(content, name) for content in models))
+        for name, words in _worded()
+        if METHODS[name].cost is not None or name == HALF
     ]
     note = (
         f"Time of a training step, SGD's = 1, on two CPU cores, `{models[0]['command']}`. "
@@ -55,15 +56,15 @@ def gains(*data: Comparison, folder: str) -> str:
         *(f"{title}, own search" for title in titles[half:]),
     )
     rows = [
-        (row.words.typed, *(_gain(content, name) for content in data))
-        for name, row in _rows()
-        if row.words is not None
+        (words.typed, *(_gain(content, name) for content in data))
+        for name, words in _worded()
     ]
     return f"{table(headers, rows)}\n\n{_note(data)}"
 
 
-def _rows() -> Iterator[tuple[str, Method]]:
-    return iter(from_known_to_ours().items())
+def _worded() -> list[tuple[str, Words]]:
+    """The methods to choose from."""
+    return [(name, row.words) for name, row in from_known_to_ours().items() if row.words]
 
 
 def _time(content: Benchmark, name: str) -> str:
