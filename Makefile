@@ -32,10 +32,11 @@ test-experiments: $(STAMP)  ## Those of the experiments, and a notebook
 test-slow: $(STAMP)  ## All other cases and tests, which CI runs as well
 	$(BIN)/python $(PYTEST) -m slow
 
-# The second run measures what the first chose; what tests share is then of others.
+# The second run measures the choice of the first: what a test that is left out compiled
+# for others is now compiled by the next.
 times: $(STAMP)  ## Measure all tests, and choose anew which are short: tests/shares.txt
-	$(BIN)/python $(PYTEST) --write-shares
-	$(BIN)/python $(PYTEST) --narrow-shares -m "not slow"
+	$(BIN)/python $(PYTEST) --write-shares all
+	$(BIN)/python $(PYTEST) --write-shares short -m "not slow"
 
 test-all: test test-slow docs package $(PYTHONS:%=test-%) test-lowest  ## Everything, on all Pythons
 

@@ -45,10 +45,7 @@ _laps = shares.Laps()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-shares", action="store_true", help="See tests/shares.py.")
-    parser.addoption(
-        "--narrow-shares", action="store_true", help="The same of a short run."
-    )
+    parser.addoption("--write-shares", choices=["all", "short"], help="tests/shares.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -64,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     report = yield
-    if _measures(item.config):
+    if item.config.getoption("--write-shares"):
         report.duration = _laps.lap()
     return report
 
@@ -78,13 +75,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     # With several processes the first hears of all tests, and alone writes.
     is_first = not hasattr(session.config, "workerinput")
-    if _measures(session.config) and is_first:
-        shares.write(_seconds, known=_known(session.config))
-
-
-def _measures(config: pytest.Config) -> bool:
-    return bool(config.getoption("--write-shares") or config.getoption("--narrow-shares"))
+    if session.config.getoption("--write-shares") and is_first:
+        shares.write(_seconds, _known(session.config))
 
 
 def _known(config: pytest.Config) -> Mapping[str, int]:
-    return {} if config.getoption("--write-shares") else shares.read()
+    return {} if config.getoption("--write-shares") == "all" else shares.read()

@@ -65,7 +65,7 @@ def _others(cases: list[pytest.Item], number: int) -> list[pytest.Item]:
 
 
 def write(
-    seconds: Mapping[str, float], file: Path = FILE, known: Mapping[str, int] | None = None
+    seconds: Mapping[str, float], known: Mapping[str, int], file: Path = FILE
 ) -> None:
     """Writes the file anew, from what each test took.
 
@@ -74,15 +74,15 @@ def write(
 
     Args:
       seconds: of each test that ran.
+      known: how many cases of a function ran; all of those that it doesn't name.
       file: to write.
-      known: what ran of the functions that are named in it; None: all of all.
     """
     cases: dict[str, list[float]] = defaultdict(list)
     for nodeid, took in seconds.items():
         cases[function_of(nodeid)].append(took)
     numbers = {name: _number(took) for name, took in cases.items()}
     fewer = {name: n for name, n in numbers.items() if n < len(cases[name])}
-    rows = sorted({**(known or {}), **fewer}.items())
+    rows = sorted({**known, **fewer}.items())
     file.write_text("".join(f"{n} {name}\n" for name, n in rows), encoding="utf-8")
 
 

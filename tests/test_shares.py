@@ -43,20 +43,22 @@ def test_a_function_runs_as_many_cases_as_fit(tmp_path):
     cases = {f"a.py::few[{i}]": shares.TOGETHER / 3 for i in range(3)}
     cases |= {f"a.py::many[{i}]": shares.TOGETHER / 4 for i in range(9)}
     cases |= {"a.py::long": 2 * shares.TOGETHER, "a.py::longest": 2 * shares.LONGEST}
-    shares.write(cases, file)
+    shares.write(cases, {}, file)
     assert shares.read(file) == {"a.py::longest": 0, "a.py::many": 4}
 
 
 def test_cases_are_counted_with_and_without_the_name_of_their_group(tmp_path):
     file = tmp_path / "shares.txt"
-    shares.write({"a.py::f@group": 99.0, "a.py::g[1]@group": 0.9, "a.py::g[2]": 0.9}, file)
+    shares.write(
+        {"a.py::f@group": 99.0, "a.py::g[1]@group": 0.9, "a.py::g[2]": 0.9}, {}, file
+    )
     assert shares.read(file) == {"a.py::f": 0, "a.py::g": 1}
 
 
 def test_what_a_short_run_shows_is_left_out_as_well(tmp_path):
     file = tmp_path / "shares.txt"
     known = {"a.py::f": 0, "a.py::g": 2, "a.py::h": 3}
-    shares.write({"a.py::g[1]": 9.0, "a.py::h[0]": 0.1, "a.py::i": 9.0}, file, known)
+    shares.write({"a.py::g[1]": 9.0, "a.py::h[0]": 0.1, "a.py::i": 9.0}, known, file)
     assert shares.read(file) == known | {"a.py::g": 0, "a.py::i": 0}
 
 
