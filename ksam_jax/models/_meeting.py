@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
 from jaxtyping import PyTree
 
+from ..nodes._programs import ClosedJaxpr
 from ..nodes._with_rows import with_rows
 from ..seen._reader import Reader
 from ..seen._value import IN_ORDER, OTHERS, PAIRS, TOTALS, Rows, Value

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal  # pyright: ignore[reportPrivateImportUsage]
+from jax.extend.core import Jaxpr, Literal
 
+from ..nodes._programs import ClosedJaxpr
 from ..seen._control import bounds
 
 # Equations that run a program on all of their operands, in order.

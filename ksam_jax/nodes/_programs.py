@@ -3,7 +3,10 @@
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr  # pyright: ignore[reportPrivateImportUsage]
+
+# JAX 0.12 has it as another name of Jaxpr, and doesn't tell a type checker of it.
+from jax.extend.core import ClosedJaxpr as ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
+from jax.extend.core import Jaxpr
 
 
 def called(params: dict[str, Any]) -> list[Jaxpr]:

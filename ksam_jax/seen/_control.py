@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr  # pyright: ignore[reportPrivateImportUsage]
+from jax.extend.core import Jaxpr
 
+from ..nodes._programs import ClosedJaxpr
 from ._shapes import moved
 from ._value import IN_ORDER, Rows, Value, alternatives, unknown
 

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal  # pyright: ignore[reportPrivateImportUsage]
+from jax.extend.core import Jaxpr, Literal
 
+from ..nodes._programs import ClosedJaxpr
 from . import _pieces, _products, _shapes
 from ._control import inner_of
 from ._draws import drawn, is_random

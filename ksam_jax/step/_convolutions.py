@@ -13,10 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun  # pyright: ignore[reportPrivateImportUsage]
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
-from ..nodes._programs import called
+from ..nodes._programs import ClosedJaxpr, called
 
 # Names of the primitives of jax.jit and jax.checkpoint, in one version and another.
 CALLS, CHECKPOINTS = ("jit", "pjit"), ("checkpoint", "remat2", "remat")
