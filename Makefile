@@ -26,8 +26,8 @@ test: check  ## Formatter, linter, type checker, and the short tests of all
 test-library: $(STAMP)  ## The short tests of ksam_jax: of long families some cases, spread evenly
 	$(BIN)/python $(PYTEST) -m "not slow" tests ksam_jax --ignore=tests/experiments
 
-test-experiments: $(STAMP)  ## Those of the experiments, and a notebook
-	$(BIN)/python $(PYTEST) -m "not slow" tests/experiments notebooks
+test-experiments: $(STAMP)  ## Those of the experiments
+	$(BIN)/python $(PYTEST) -m "not slow" tests/experiments
 
 test-slow: $(STAMP)  ## All other cases and tests, which CI runs as well
 	$(BIN)/python $(PYTEST) -m slow

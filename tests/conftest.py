@@ -37,9 +37,6 @@ def _clean_config():
     assert [getattr(jax.config, name) for name in names] == before
 
 
-# One notebook in `make test`; the others take minutes, and CI runs them too.
-QUICK = "quickstart.ipynb"
-
 _seconds: dict[str, float] = {}
 _laps = shares.Laps()
 
@@ -52,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     folder = Path(__file__).parent.parent / "notebooks"
     for item in items:
-        if item.path.parent == folder and item.path.name != QUICK:
+        if item.path.parent == folder:
             item.add_marker(pytest.mark.slow)
     for item in shares.left_out(items, _known(config)):
         item.add_marker(pytest.mark.slow)

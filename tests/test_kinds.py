@@ -335,7 +335,7 @@ def test_dropout_devices_and_vmap_with_another_default_of_keys(impl):
     found = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *("-m", "not slow", "-k", "dropout or vmap or vmapped or drawn or draws"),
+            *("-k", "dropout or vmap or vmapped or drawn or draws"),
             *(str(folder / f"test_{name}.py") for name in files),
         ],
         env=os.environ | {"JAX_DEFAULT_PRNG_IMPL": impl},
