@@ -3,10 +3,12 @@
 from typing import Any
 
 import jax
-
-# JAX 0.12 has it as another name of Jaxpr, and doesn't tell a type checker of it.
-from jax.extend.core import ClosedJaxpr as ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
+from jax.extend import core
 from jax.extend.core import Jaxpr
+
+# JAX 0.12 has it as another name of Jaxpr, and doesn't tell a type checker of it; a name of
+# our own, since one that is only imported again is looked up there.
+ClosedJaxpr = core.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
 
 
 def called(params: dict[str, Any]) -> list[Jaxpr]:
