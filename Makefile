@@ -11,9 +11,8 @@ PYTEST  := -m pytest -n auto --dist loadgroup
 # An environment that has this set would compile JAX anew in each process.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo benchmark test test-short test-library test-experiments test-slow test-all \
-	test-lowest $(PYTHONS:%=test-%) times docs parity package release-check check style types \
-	format clean
+.PHONY: demo benchmark test test-library test-experiments test-slow test-all test-lowest \
+	$(PYTHONS:%=test-%) times docs parity package release-check check format clean
 
 demo: $(STAMP)  ## Compare all methods on digits: results/digits/
 	$(BIN)/python -m experiments.compare
@@ -21,11 +20,7 @@ demo: $(STAMP)  ## Compare all methods on digits: results/digits/
 benchmark: $(STAMP)  ## Time, operations and memory of every method: results/benchmark/
 	$(BIN)/python -m experiments.benchmark
 
-# The type checker works on one core for a minute, so the tests run beside it.
-test: style  ## Formatter, linter, type checker, and the short tests of all
-	$(MAKE) --no-print-directory --jobs=2 types test-short
-
-test-short: $(STAMP)
+test: check  ## Formatter, linter, type checker, and the short tests of all
 	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-library: $(STAMP)  ## The short tests of ksam_jax: of long families some cases, spread evenly
@@ -66,13 +61,9 @@ release-check: package  ## What stands against a release, and what of it is left
 parity: .venv-parity/.installed  ## Compare our BERT and methods with others', in an environment of its own (6 GB)
 	.venv-parity/bin/python -m pytest tests/parity
 
-check: style types  ## Formatter, linter and type checker, changing nothing
-
-style: $(STAMP)
+check: $(STAMP)  ## Formatter, linter and type checker, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-
-types: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(STAMP)  ## Apply the formatter and the linter's safe fixes
