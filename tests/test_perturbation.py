@@ -431,11 +431,33 @@ def test_two_draws_of_a_word_are_independent_to_within_two_to_the_minus_16(beta)
         assert abs(both - probability**2) < 2.0**-16
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 9), (4, 0)])
-def test_draws_fill_any_shape(shape):
-    kept = draw_coordinates(jax.random.key(0), jnp.float32(1.0), shape)
-    assert kept.shape == shape
-    assert bool(kept.all())
+@pytest.mark.parametrize(
+    "shapes",
+    [[], [()], [(1,), ()], [(7,), (3, 5), (7,)], [(4, 0), (0,)], [(5, 513, 53), (2,)]],
+)
+def test_draws_fill_any_shapes(shapes):
+    kept = draw_coordinates(jax.random.key(0), jnp.float32(1.0), shapes)
+    assert [leaf.shape for leaf in kept] == shapes
+    assert all(bool(leaf.all()) for leaf in kept)
+
+
+def test_no_draw_depends_on_another_of_the_same_or_another_shape():
+    shapes = [(100, 41), (4100,), (100, 41), (4100,), (41, 100)]
+    kept = draw_coordinates(jax.random.key(2), jnp.float32(0.5), shapes)
+    signs = np.stack([2.0 * np.ravel(leaf) - 1.0 for leaf in kept])
+    # 4 standard errors, of means of 4,100 signs and of products of two.
+    among = signs @ signs.T / 4100 - np.eye(5)
+    assert np.abs(np.append(among, signs.mean(1))).max() < 4 / math.sqrt(4100)
+
+
+def test_small_leaves_share_one_draw_and_a_large_one_has_its_own():
+    def draws_of(leaves: list[jax.Array]) -> int:
+        tx = ksam_jax.random_mask(0.5)
+        return str(jax.make_jaxpr(tx.update)(leaves, tx.init(leaves))).count("random_bits")
+
+    small, large = jnp.ones((3, 8)), jnp.ones((512, 257))
+    assert draws_of([small] * 2) == draws_of([small] * 20) == 1
+    assert draws_of([small, large, small, large]) == 3
 
 
 def test_mask_by_tensor_is_unbiased_and_treats_leaves_independently():
@@ -510,7 +532,7 @@ METHODS: Any = {
     "asam": ksam_jax.asam,
     "random_sam": ksam_jax.random_sam,
     "k_sam": functools.partial(ksam_jax.k_sam, k=0.25, mean_over="chosen"),
-    "esam": ksam_jax.esam,
+    "esam": functools.partial(ksam_jax.esam, mean_over="chosen"),
     "f_sam": ksam_jax.f_sam,
 }
 
@@ -565,7 +587,8 @@ def test_masked_radius_is_rho_over_the_perturbed_leaves(mask):
 )
 def test_esam_by_tensor_has_radius_rho_over_beta_whatever_is_dropped(rho):
     def norm(seed: Any) -> Any:
-        tx = ksam_jax.esam(rho, beta=0.5, seed=seed, mask_per="tensor")
+        whole = {"mask_per": "tensor", "mean_over": "chosen"}
+        tx = ksam_jax.esam(rho, beta=0.5, seed=seed, **whole)
         epsilon, info = revealed_epsilon(tx, weights())
         kept = jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(epsilon)])
         return info.perturbation_norm, kept

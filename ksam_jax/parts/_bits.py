@@ -1,20 +1,45 @@
 """Many draws from one Bernoulli distribution, out of as few random bits as can be."""
 
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
+Shape = tuple[int, ...]
+
+# Each draw is a program of its own for XLA, which takes as long to compile as a layer. Up
+# to so many numbers arrays share one; a larger one may be spread over devices, and is drawn
+# where it is.
+SMALL = 2**17
+
 
 def draw_coordinates(
-    key: Any, beta: Float[Array, ""], shape: tuple[int, ...]
-) -> Bool[Array, "..."]:
-    """Draws from Bernoulli(beta), four of each 32-bit word: bits are what a mask costs."""
-    *lead, last = shape or (1,)
+    key: Any, beta: Float[Array, ""], shapes: Sequence[Shape]
+) -> list[Bool[Array, "..."]]:
+    """Draws from Bernoulli(beta), an array of each shape."""
+    sizes = [math.prod(shape) for shape in shapes]
+    small = [size for size in sizes if size <= SMALL]
+    first, *keys = jax.random.split(key, 1 + len(sizes) - len(small))
+    # Or XLA would draw for each of the parts again.
+    together = jax.lax.optimization_barrier(_drawn(first, beta, (sum(small),)))
+    parts = iter(jnp.split(together, list(itertools.accumulate(small))))
+    others = iter(keys)
+    return [
+        next(parts).reshape(shape) if size <= SMALL else _drawn(next(others), beta, shape)
+        for shape, size in zip(shapes, sizes, strict=True)
+    ]
+
+
+def _drawn(key: Any, beta: Float[Array, ""], shape: Shape) -> Bool[Array, "..."]:
+    """Four draws of each 32-bit word: bits are what a mask costs."""
+    *lead, last = shape
     words = jax.random.bits(key, (*lead, -(-last // 4)), jnp.uint32)
     kept = jnp.concatenate(four_draws(words, beta), axis=-1)
-    return kept[..., :last].reshape(shape)
+    return kept[..., :last]
 
 
 def four_draws(

@@ -198,25 +198,31 @@ def random_mask(
     _values.seed("random_mask", seed)
     _kinds.one_of("random_mask", "per", per, ("coordinate", "tensor"))
 
-    def drop(key, g):
-        # As a float, since bernoulli refuses the integer in `beta=1`.
-        probability = jnp.asarray(beta, jnp.float32)
-        if per == "coordinate":
-            kept = draw_coordinates(key, probability, g.shape)
-        else:
-            kept = jax.random.bernoulli(key, probability)
-        # As many bits as there are coordinates, and sharded as they are.
-        kept = kept | jnp.zeros_like(g, bool)
-        return jnp.where(kept, g / jnp.asarray(beta, g.dtype), jnp.zeros_like(g))
-
     def update_fn(updates, state, params=None):
         drawn = "each device would draw the mask of its part alone"
         other = ", or use a method without random_mask (esam has it)"
         whole_weights("random_mask", params, drawn, instead=other)
         updates = widened("random_mask.update", updates, state, StepCount)
         leaves, treedef = jax.tree.flatten(updates)
-        keys = jax.random.split(step_key(seed, state), len(leaves) or 1)
-        masked = treedef.unflatten(map(drop, keys, leaves))
-        return masked, advance(state)
+        kept = _drawn(step_key(seed, state), beta, per, [g.shape for g in leaves])
+        masked = [_kept(g, keep, beta) for g, keep in zip(leaves, kept, strict=True)]
+        return treedef.unflatten(masked), advance(state)
 
     return optax.GradientTransformation(no_steps, update_fn)
+
+
+def _drawn(
+    key: Any, beta: Any, per: str, shapes: list[tuple[int, ...]]
+) -> list[Bool[Array, "..."]]:
+    """Of each leaf what is kept: of all coordinates, or of the leaf."""
+    # As a float, since bernoulli refuses the integer in `beta=1`.
+    probability = jnp.asarray(beta, jnp.float32)
+    if per == "coordinate":
+        return draw_coordinates(key, probability, shapes)
+    return list(jax.random.bernoulli(key, probability, (len(shapes),)))
+
+
+def _kept(g: Array, kept: Bool[Array, "..."], beta: Any) -> Array:
+    # As many bits as there are coordinates, and sharded as they are.
+    kept = kept | jnp.zeros_like(g, bool)
+    return jnp.where(kept, g / jnp.asarray(beta, g.dtype), jnp.zeros_like(g))
