@@ -94,7 +94,7 @@ def esam(weights, batch, mask, past):
     clean, up = of_rows(weights, batch, mask, ALL, N)
     there = moved(weights, up, 0.1)
     rows = hardest(of_rows(there, batch, mask, ALL, N)[0] - clean, 4)
-    return of_rows(there, batch, mask, rows, 4)[1]
+    return of_rows(there, batch, mask, rows, N)[1]
 
 
 def _averaged(old, new):

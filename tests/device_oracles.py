@@ -146,7 +146,7 @@ def esam(rho: Schedule, gamma: float, masks: Sequence[Tree]) -> Answers:
         rise = [b - a for a, b in zip(before, after, strict=True)]
         return oracles.highest(rise, oracles.count(gamma, len(rise)))
 
-    return Answers(every, direction, rose, mean_over="chosen")
+    return Answers(every, direction, rose, mean_over="batch")
 
 
 def f_sam(rho: Schedule, sigma: float, decay: float) -> Answers:

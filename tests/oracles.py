@@ -292,7 +292,7 @@ def k_sam(rho: Schedule, k: float, skip: float = 0, mean_over: str = "batch") ->
 
 
 def esam(
-    rho: Schedule, gamma: float, masks: Sequence[Tree], mean_over: str = "chosen"
+    rho: Schedule, gamma: float, masks: Sequence[Tree], mean_over: str = "batch"
 ) -> Method:
     """Du et al. 2022, as printed: mask the scaled gradient, coordinate by coordinate.
 
@@ -310,7 +310,7 @@ def esam_by_tensor(
     gamma: float,
     beta: float,
     masks: Sequence[Tree],
-    mean_over: str = "chosen",
+    mean_over: str = "batch",
 ) -> Method:
     """Du et al. 2022, as in their code: drop whole tensors, then radius rho / beta."""
 

@@ -92,7 +92,7 @@ def esam_random_ascent(rho=RHO, gamma=0.5, seed=0, mask=None, perturbed_dtype=No
     return ksam_jax.sharpness_aware(
         climb,
         ascent=ksam_jax.random_subset(0.25, seed=seed),
-        descent=ksam_jax.largest_increase(gamma),
+        descent=ksam_jax.largest_increase(gamma, mean_over="chosen"),
         mask=mask,
         perturbed_dtype=perturbed_dtype,
     )
@@ -153,7 +153,9 @@ def le_sam(rho=RHO, mask=None, perturbed_dtype=None):
     return ksam_jax.le_sam(sigma=rho, max_rho=None, **common)
 
 
-esam_tensor = functools.partial(ksam_jax.esam, mask_per="tensor")
+# Of a mean over the chosen, since the perturbation is read off the gradient of a bowl.
+esam = functools.partial(ksam_jax.esam, mean_over="chosen")
+esam_tensor = functools.partial(esam, mask_per="tensor")
 momentum_sam = functools.partial(ksam_jax.momentum_sam, decay=0.9)
 # As published, a fixed k and the mean over the chosen; the default is another row.
 k_sam = functools.partial(ksam_jax.k_sam, k=0.25, mean_over="chosen")
@@ -173,7 +175,7 @@ TABLE = {
         keep="all",
     ),
     "k_sam_shared": Row(k_sam, ("k", "skip"), climbs_on_all=False, keep="all"),
-    "esam": Row(ksam_jax.esam, ("gamma",), True),
+    "esam": Row(esam, ("gamma",), True),
     "esam_tensor_shared": Row(esam_tensor, ("gamma",), True, keep="all"),
     "f_sam": Row(ksam_jax.f_sam),
     "momentum_sam": Row(momentum_sam, climbs_on_all=False),

@@ -300,13 +300,13 @@ def descent_of_esam(values: list[float], gamma: Any, form: str) -> jax.Array:
 @pytest.mark.parametrize("form", ["batch", "nothing", "matmuls", "all"])
 def test_esam_descends_on_the_largest_increases_not_the_highest_losses(form):
     found = descent_of_esam([1.0, -4.0, 3.0, 0.5, -2.0, 0.25, -0.1], 0.5, form)
-    np.testing.assert_allclose(found, [0.25, -1, 0.75, 0, -0.5, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(7 * found, [1, -4, 3, 0, -2, 0, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("gamma", "count"), [(1, 1), (3, 3), (0.5, 4), (1.0, 7)])
 def test_esam_breaks_ties_by_the_lowest_index_and_keeps_the_count(gamma, count):
     found = descent_of_esam([2.0] * N, gamma, "batch")
-    expected = [2.0 / count] * count + [0.0] * (N - count)
+    expected = [2.0 / N] * count + [0.0] * (N - count)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -315,13 +315,13 @@ def test_esam_breaks_ties_by_the_lowest_index_and_keeps_the_count(gamma, count):
 def test_corrupt_examples_do_not_reach_the_gradient_of_esam(bad, form):
     """The climb fails, so nothing rises: the first finite examples are taken."""
     found = descent_of_esam([1.0, bad, 3.0, -2.0, 2.0, 5.0, -6.0], 0.5, form)
-    np.testing.assert_allclose(found, [0.25, 0, 0.75, -0.5, 0.5, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(7 * found, [1, 0, 3, -2, 2, 0, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["batch", "nothing", "matmuls", "all"])
 def test_corrupt_examples_that_must_fill_up_gamma_get_weight_zero(form):
     found = descent_of_esam([NAN, 1.0, INF, -3.0, NAN, -INF, 2.0], 0.5, form)
-    np.testing.assert_allclose(found, [0, 1 / 3, 0, -1, 0, 0, 2 / 3], rtol=1e-6)
+    np.testing.assert_allclose(7 * found, [0, 1, 0, -3, 0, 0, 2], rtol=1e-6)
 
 
 # ---------------------------------------------------------------- random subsets

@@ -122,7 +122,7 @@ ROWS = (
     Method(
         "esam",
         "ESAM",
-        partial(ksam_jax.esam, gamma=0.5),
+        partial(ksam_jax.esam, gamma=0.5, mean_over="chosen"),
         ("rho", "beta"),
         GREEN,
         "^",
@@ -136,7 +136,7 @@ ROWS = (
             traffic=cost.SELECTING_TOGETHER,
             apart=cost.SELECTING_APART,
         ),
-        words=Words("`esam()`", "all", "1/2 that rose most"),
+        words=Words('`esam(mean_over="chosen")`', "all", "1/2 that rose most"),
         explained=(explained.ESAM,),
     ),
     Method(

@@ -20,7 +20,7 @@ def esam(
     gamma: Any = 0.5,
     seed: Any = 0,
     mask_per: str = "coordinate",
-    mean_over: str = "chosen",
+    mean_over: str = "batch",
     **common: Unpack[Common],
 ) -> optax.GradientTransformationExtraArgs:
     r"""ESAM: perturbs random weights, descends on the examples most sensitive to it.
@@ -28,12 +28,14 @@ def esam(
     .. math::
       \epsilon = \frac{b}{\beta} \odot
         \rho \frac{\nabla L(w)}{\|\nabla L(w)\|_2}, \qquad
-      b_i \sim \mathrm{Bernoulli}(\beta), \qquad u = \nabla L_S(w + \epsilon)
+      b_i \sim \mathrm{Bernoulli}(\beta), \qquad
+      u = \frac{1}{N} \sum_{i \in S} \nabla \ell_i(w + \epsilon)
 
-    with S the examples whose loss the perturbation raised most. Its length is about
-    rho/sqrt(beta). Where there is no climb (a gradient that isn't finite, or with
-    `mask_per="tensor"` a draw that keeps no tensor) no loss rises, and the first gamma*N
-    finite examples are used.
+    with S the examples whose loss the perturbation raised most. The perturbation's length
+    is about rho/sqrt(beta). The sum is divided by the batch's N, so that SGD's learning
+    rate carries over; the paper has the mean over S: `esam(mean_over="chosen")`. Where
+    there is no climb (a gradient that isn't finite, or with `mask_per="tensor"` a draw that
+    keeps no tensor) no loss rises, and the first gamma*N finite examples are used.
 
     Forward passes' worth of work per example: 4 + 3 gamma, or 4 + 2 gamma where
     `per_example` shares the forward pass; SGD's is 3.
@@ -46,8 +48,8 @@ def esam(
       seed: integer, may be traced; decides the masks.
       mask_per: "coordinate" draws for every weight, as in the paper; "tensor" once per
         leaf and before scaling to radius rho/beta, as in the authors' code.
-      mean_over: what the descent's sum over the chosen is divided by: "chosen" by their
-        number, or "batch" by N, as if the others' loss were zero; see `highest_loss`.
+      mean_over: what the descent's sum over the chosen is divided by: "batch" by N, as if
+        the others' loss were zero, or "chosen" by their number; see `highest_loss`.
       **common: mask, perturbed_dtype, axis_name, sync_ascent, groups,
         num_microbatches and info, which all methods take: see `Common`.
 
@@ -69,11 +71,11 @@ def esam(
       ...     None, tx.init(w), w, loss_fn=lambda w, b: (b @ w) ** 2, batch=batch
       ... )
       >>> [round(float(u), 2) for u in updates]
-      [-4.35, -5.8]
+      [-2.17, -2.9]
 
     Reference:
       Du et al., Efficient Sharpness-aware Minimization for Improved Training of Neural
-      Networks, ICLR 2022.
+      Networks, ICLR 2022; the sum over the batch is ours.
     """
     _values.radius("esam", rho)
     _values.share("esam", "beta", beta)

@@ -81,7 +81,7 @@ def highest_loss(k: Any, skip: Any = None, mean_over: str = "batch") -> Selectio
     return rank_by_loss("highest_loss", k, skip, mean_over)
 
 
-def largest_increase(gamma: Any, mean_over: str = "chosen") -> Selection:
+def largest_increase(gamma: Any, mean_over: str = "batch") -> Selection:
     r"""The examples whose loss the perturbation raised most; for the descent only.
 
     .. math:: M = \mathrm{top}_\gamma \, \big( \ell_i(w + \epsilon) - \ell_i(w) \big)
@@ -90,7 +90,7 @@ def largest_increase(gamma: Any, mean_over: str = "chosen") -> Selection:
 
     Args:
       gamma: how many, as `k` in `highest_loss`.
-      mean_over: "chosen" or "batch", as there.
+      mean_over: "batch" or "chosen", as there.
 
     Returns:
       A `Selection` for the `descent` of `sharpness_aware`.
@@ -193,7 +193,7 @@ def rank_by_increase(count: _counts.ExampleCount, mean_over: str) -> Selection:
         return weighed(*ranked, evidence.num_examples, mean_over), state
 
     reads = {"clean", "perturbed"}
-    return Selection(choose, reads=reads, call=call_of(count, mean_over, "chosen"))
+    return Selection(choose, reads=reads, call=call_of(count, mean_over, "batch"))
 
 
 def draw_subset(count: _counts.ExampleCount, seed: Any, mean_over: str) -> Selection:
