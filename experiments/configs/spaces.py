@@ -69,6 +69,7 @@ OWN = {
         "k_momentum_over_batch",
         "k_momentum_perturbed_aux",
         "k_momentum_remembered",
+        "momentum_perturbed_aux",
     )
 }
 

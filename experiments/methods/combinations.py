@@ -22,7 +22,7 @@ def remembered_k_sam(
 
     In units of a forward pass over the batch this costs 6k, against SGD's 3.
     """
-    remembered = ksam_jax.highest_remembered_loss(k, num_examples)
+    remembered = _remembered(k, num_examples)
     return _in_both(remembered, rho, axis_name, sync_ascent, groups)
 
 
@@ -40,7 +40,7 @@ def remembered_k_momentum_sam(
     return ksam_jax.sharpness_aware(
         ksam_jax.scale_to_radius(rho),
         ascent=ksam_jax.past_descent(decay),
-        descent=ksam_jax.highest_remembered_loss(k, num_examples),
+        descent=_remembered(k, num_examples),
         axis_name=axis_name,
         sync_ascent=sync_ascent,
         groups=groups,
@@ -92,6 +92,11 @@ def _plain(rho: Any = 0.0, **devices: Any) -> optax.GradientTransformationExtraA
     """SGD's gradient, given the radius of what it stands in for."""
     del rho
     return ksam_jax.mean_gradient(**devices)
+
+
+def _remembered(k: float, num_examples: int) -> ksam_jax.Selection:
+    """A mean over the chosen, as K-SAM's paper has it and the search had."""
+    return ksam_jax.highest_remembered_loss(k, num_examples, mean_over="chosen")
 
 
 def _in_both(

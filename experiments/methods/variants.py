@@ -15,7 +15,7 @@ from experiments.methods.combinations import (
 )
 from experiments.methods.cost import Cost
 from experiments.methods.method import Method, Words
-from experiments.methods.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION
+from experiments.methods.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 
 REMEMBERED = "how-to/combine.md#remembered-losses-the-cheapest"
 
@@ -28,7 +28,6 @@ ROWS = (
         VERMILLION,
         "*",
         "K-SAM",
-        by_default=False,
         words=Words("`k_sam()`", "hardest, up to 1/3", "as many as carry the loss"),
         explained=(explained.K_SAM,),
         at=k_sam_at,
@@ -41,7 +40,6 @@ ROWS = (
         VERMILLION,
         ">",
         "K-Momentum",
-        by_default=False,
         words=Words("`k_momentum_sam()`", "none", "as many as carry the loss"),
         explained=(explained.MOMENTUM,),
         at=k_momentum_at,
@@ -90,6 +88,17 @@ ROWS = (
         explained=(explained.MOMENTUM,),
     ),
     Method(
+        "momentum_perturbed_aux",
+        "Momentum-SAM, statistics at the perturbed weights",
+        partial(ksam_jax.momentum_sam, aux="perturbed"),
+        ("rho", "decay"),
+        SKY,
+        "1",
+        "Momentum, pert. stat.",
+        by_default=False,
+        explained=(explained.MOMENTUM,),
+    ),
+    Method(
         "esam_over_batch",
         "ESAM, over the batch",
         partial(ksam_jax.esam, gamma=0.5, mean_over="batch"),
@@ -99,6 +108,7 @@ ROWS = (
         "ESAM, batch",
         random=True,
         by_default=False,
+        words=Words("`esam()`", "all", "1/2 that rose most"),
         explained=(explained.ESAM,),
     ),
     Method(

@@ -45,8 +45,8 @@ def _compared(*folders: str) -> tuple[Source, ...]:
     return tuple(_source(COMPARISON, f"{folder}/results.json") for folder in folders)
 
 
-def _at_noise(dataset: str, *rates: float) -> tuple[Source, ...]:
-    return _compared(*(f"noise-{rate:g}/{dataset}" for rate in rates))
+def _at_noise(dataset: str, *rates: float, kind: str = "noise") -> tuple[Source, ...]:
+    return _compared(*(f"{kind}-{rate:g}/{dataset}" for rate in rates))
 
 
 # The smaller MLP is only there to be compared with another build.
@@ -122,6 +122,12 @@ RESULTS = (
         DOCS / "results.md",
         "noise-384",
         _at_noise("digits", 0, 0.2),
+        renders.mislabelled,
+    ),
+    Block(
+        DOCS / "results.md",
+        "noise-at-sgd",
+        _at_noise("digits_900", 0, 0.1, 0.2, 0.4, kind="sgd-noise"),
         renders.mislabelled,
     ),
 )

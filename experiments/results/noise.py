@@ -5,13 +5,17 @@ from collections.abc import Mapping, Sequence
 from experiments.results import records, report
 from experiments.results.contents import Comparison, Entry
 
-# K-SAM with and without skipping, and skipping against what else one would do.
+# K-SAM with and without skipping, and skipping, or its default, against what else one
+# would do.
 PAIRS = (
     ("k_sam_skip_eighth", "k_sam"),
     ("k_sam_skip_quarter", "k_sam"),
     ("k_sam_half_skip_quarter", "k_sam_half"),
     ("k_sam_skip_eighth", "sgd"),
     ("k_sam_skip_eighth", "sam"),
+    ("k_sam_following", "sgd"),
+    ("k_sam_following", "sam"),
+    ("k_momentum_following", "sgd"),
 )
 
 
@@ -31,7 +35,7 @@ def rows(contents: Sequence[Comparison]) -> list[tuple[str, ...]]:
 
 
 def difference_rows(contents: Sequence[Comparison]) -> list[tuple[str, ...]]:
-    """What skipping changes: of each pair that all comparisons have, the difference."""
+    """Of each pair that all comparisons have, the difference."""
     return [
         (
             f"{_label(contents, method)}, minus {_label(contents, other)}",

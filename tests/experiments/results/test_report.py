@@ -27,6 +27,6 @@ def test_operations_of_steps_that_differ_are_an_upper_bound():
 
 
 def test_where_all_steps_are_alike_no_bound_is_explained():
-    content = COMPARISON.read(RESULTS / "digits" / "results.json")
+    content = COMPARISON.read(RESULTS / "remembered" / "digits" / "results.json")
     assert not any(METHODS[name].at for name in content["methods"])
     assert "≤" not in " ".join([*report.notes(content), *map(str, report.rows(content))])
