@@ -587,7 +587,7 @@ def test_masked_radius_is_rho_over_the_perturbed_leaves(mask):
 )
 def test_esam_by_tensor_has_radius_rho_over_beta_whatever_is_dropped(rho):
     def norm(seed: Any) -> Any:
-        whole = {"mask_per": "tensor", "mean_over": "chosen"}
+        whole: Any = {"mask_per": "tensor", "mean_over": "chosen"}
         tx = ksam_jax.esam(rho, beta=0.5, seed=seed, **whole)
         epsilon, info = revealed_epsilon(tx, weights())
         kept = jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(epsilon)])

@@ -1,5 +1,7 @@
 """A row divides by what its label says, whatever the library does by default."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def divided_by(label):
 def test_equal_gradients_are_their_mean_unless_it_says_over_the_batch(name):
     row, weights = METHODS[name], jnp.ones(2)
     own = {name: 0.1 for name in ("rho", "decay") if name in row.takes}
-    tx = gradient(row, own, seed=0, num_examples=16, num_steps=4)
+    tx: Any = gradient(row, own, seed=0, num_examples=16, num_steps=4)
     args = tx.init(weights), weights
     updates, _ = tx.update(None, *args, loss_fn=loss_fn, batch=BATCH)
     expected = divided_by(row.label) * SLOPE
