@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# jax 0.10.2, jaxlib 0.10.2, Python 3.11, CPU. Seen on 2026-11-29.
+# jax 0.10.2, jaxlib 0.10.2, Python 3.11, CPU; the same with jax 0.12.0.1 on Python 3.12. Seen on
+# 2026-11-29.
 #
 # One would guess: cost_analysis() of a compiled function counts the operations that it
 # carries out, so that splitting its result into parts for different uses adds nothing but

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from experiments.results import records, report
 from experiments.results.contents import Comparison, Entry
 
-# K-SAM with and without skipping, and skipping, or its default, against what else one
-# would do.
+# K-SAM with and without skipping; and against what else one would do, skipping and the
+# default k.
 PAIRS = (
     ("k_sam_skip_eighth", "k_sam"),
     ("k_sam_skip_quarter", "k_sam"),

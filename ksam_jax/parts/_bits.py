@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 Shape = tuple[int, ...]
 
-# Each draw is a program of its own for XLA, which takes as long to compile as a layer. Up
-# to so many numbers arrays share one; a larger one may be spread over devices, and is drawn
-# where it is.
+# Each draw is a program of its own for XLA, which takes as long to compile as a layer.
+# Arrays of at most so many numbers share one; a larger one may be spread over devices, and
+# is drawn where it is.
 SMALL = 2**17
 
 
@@ -24,17 +24,17 @@ def draw_coordinates(
     sizes = [math.prod(shape) for shape in shapes]
     small = [size for size in sizes if size <= SMALL]
     first, *keys = jax.random.split(key, 1 + len(sizes) - len(small))
-    # Or XLA would draw for each of the parts again.
-    together = jax.lax.optimization_barrier(_drawn(first, beta, (sum(small),)))
+    # Or XLA would put the draw into the program of each part, to compile and count there.
+    together = jax.lax.optimization_barrier(_draw(first, beta, (sum(small),)))
     parts = iter(jnp.split(together, list(itertools.accumulate(small))))
     others = iter(keys)
     return [
-        next(parts).reshape(shape) if size <= SMALL else _drawn(next(others), beta, shape)
+        next(parts).reshape(shape) if size <= SMALL else _draw(next(others), beta, shape)
         for shape, size in zip(shapes, sizes, strict=True)
     ]
 
 
-def _drawn(key: Any, beta: Float[Array, ""], shape: Shape) -> Bool[Array, "..."]:
+def _draw(key: Any, beta: Float[Array, ""], shape: Shape) -> Bool[Array, "..."]:
     """Four draws of each 32-bit word: bits are what a mask costs."""
     *lead, last = shape
     words = jax.random.bits(key, (*lead, -(-last // 4)), jnp.uint32)

@@ -205,7 +205,7 @@ def random_mask(
         updates = widened("random_mask.update", updates, state, StepCount)
         leaves, treedef = jax.tree.flatten(updates)
         kept = _drawn(step_key(seed, state), beta, per, [g.shape for g in leaves])
-        masked = [_kept(g, keep, beta) for g, keep in zip(leaves, kept, strict=True)]
+        masked = [_lengthened(g, keep, beta) for g, keep in zip(leaves, kept, strict=True)]
         return treedef.unflatten(masked), advance(state)
 
     return optax.GradientTransformation(no_steps, update_fn)
@@ -222,7 +222,8 @@ def _drawn(
     return list(jax.random.bernoulli(key, probability, (len(shapes),)))
 
 
-def _kept(g: Array, kept: Bool[Array, "..."], beta: Any) -> Array:
+def _lengthened(g: Array, kept: Bool[Array, "..."], beta: Any) -> Array:
+    """What is kept, by beta, and zeros."""
     # As many bits as there are coordinates, and sharded as they are.
     kept = kept | jnp.zeros_like(g, bool)
     return jnp.where(kept, g / jnp.asarray(beta, g.dtype), jnp.zeros_like(g))

@@ -30,7 +30,7 @@ def divided_by(label):
 @pytest.mark.parametrize("name", FIXED)
 def test_equal_gradients_are_their_mean_unless_it_says_over_the_batch(name):
     row, weights = METHODS[name], jnp.ones(2)
-    own = {name: 0.1 for name in ("rho", "decay") if name in row.takes}
+    own = {given: 0.1 for given in ("rho", "decay") if given in row.takes}
     tx: Any = gradient(row, own, seed=0, num_examples=16, num_steps=4)
     args = tx.init(weights), weights
     updates, _ = tx.update(None, *args, loss_fn=loss_fn, batch=BATCH)

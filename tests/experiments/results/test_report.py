@@ -27,6 +27,7 @@ def test_operations_of_steps_that_differ_are_an_upper_bound():
 
 
 def test_where_all_steps_are_alike_no_bound_is_explained():
-    content = COMPARISON.read(RESULTS / "remembered" / "digits" / "results.json")
-    assert not any(METHODS[name].at for name in content["methods"])
+    content: Any = COMPARISON.read(RESULTS / "digits" / "results.json")
+    alike = {k: v for k, v in content["methods"].items() if METHODS[k].at is None}
+    content = content | {"methods": alike}
     assert "≤" not in " ".join([*report.notes(content), *map(str, report.rows(content))])
