@@ -93,6 +93,12 @@ RESULTS = (
         )
         for name, race in zip(RACED, RACES, strict=True)
     ),
+    Block(
+        DOCS / "results.md",
+        "race-cifar10-group",
+        (_source(RACE, "race/cifar10_resnet8_group/race.json"),),
+        racing.markdown,
+    ),
     Block(DOCS / "results.md", IMAGES, (MNIST,), renders.reproduced),
     Block(
         DOCS / "results.md",

@@ -77,6 +77,7 @@ GROUPS: dict[str, tuple[Shown, ...]] = {
         _race("MNIST", "mnist_1000"),
         _race("SST-2", "sst2_transformer"),
         _race("CIFAR-10", "cifar10_resnet8"),
+        _race("CIFAR-10, GroupNorm", "cifar10_resnet8_group"),
     ),
     "Accuracy against the cost of a step": (
         _compared(

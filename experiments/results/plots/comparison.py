@@ -16,6 +16,7 @@ from experiments.results.plots.labels import Point, label_points
 APART = 0.035
 # A published value is so far to the left of the point that it belongs to.
 BESIDE = 0.03
+DEAREST = "; where steps differ, the dearest"
 
 
 def accuracy_against_cost(content: Comparison, path: Path) -> None:
@@ -127,10 +128,11 @@ def _draw(axes: Axes, name: str, point: Point, *, hollow: bool = False) -> None:
 def _write_titles(figure: Figure, axes: Axes, content: Comparison, hollow: bool) -> None:
     baseline = wording.baseline_label(content)
     quoted = wording.quoted(content)
+    dearest = any(report.differ(name) for name in content["methods"])
     style.frame(
         axes,
         f"floating-point operations per training step / {baseline}'s "
-        "(equal ones are drawn side by side)",
+        f"(equal ones are drawn side by side{DEAREST if dearest else ''})",
         f"{quoted}, %",
     )
     title = f"{wording.first_upper(quoted)} against the cost of a training step"
