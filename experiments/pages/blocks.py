@@ -6,6 +6,7 @@ from typing import Any
 from experiments.configs import digits, mnist
 from experiments.configs.benchmark import CPU
 from experiments.costs.accelerator.contents import ACCELERATOR
+from experiments.costs.baseline.contents import BASELINES
 from experiments.costs.benchmark.contents import BENCHMARK, LARGEST_BATCH
 from experiments.costs.devices.contents import SCALING
 from experiments.costs.full_size import FULL_SIZE
@@ -14,6 +15,7 @@ from experiments.flatness.contents import ALIGNMENTS, FLATNESS
 from experiments.pages import (
     accelerator,
     batchnorm,
+    beside,
     decision,
     devices,
     gallery,
@@ -57,6 +59,11 @@ COSTS = {
 }
 DIGITS, MNIST = _compared(SMALL, f"reproduce/{IMAGES}_1000")
 RACES = tuple(_source(RACE, f"race/{table}/race.json") for table in RACED)
+# By JAX's version, 0.10 first.
+BESIDE = {
+    "baseline": ("mlp", "mlp_small", "cnn", "vit", "transformer"),
+    "baseline-0.12": ("mlp_small", "vit"),
+}
 SCALED = (_source(SCALING, "scaling/scaling.json"),)
 
 
@@ -140,6 +147,15 @@ RESULTS = (
 
 PERFORMANCE = (
     Block(DOCS / "performance.md", "benchmark", tuple(COSTS.values()), renders.benchmark),
+    *(
+        Block(
+            DOCS / "performance.md",
+            name,
+            tuple(_source(BASELINES, f"{name}/{model}.json") for model in models),
+            beside.block,
+        )
+        for name, models in BESIDE.items()
+    ),
     Block(
         DOCS / "performance.md",
         "largest-batch",

@@ -11,6 +11,10 @@ from experiments.costs.benchmark import report
 FIRST = ("method", "share", "keep")
 NEW_TO_BASELINE = (*FIRST, "ms", "time", "oper.", "memory", "trace and compile")
 TO_SGD = (*FIRST, "\ntime", "new, baseline:\nmemory", "\ntrace and compile")
+ON_A_PAGE = (
+    *("method", "ms", "time", "operations", "memory", "trace and compile"),
+    *("time / SGD: new, old", "memory / SGD", "trace and compile / SGD"),
+)
 NOTES = (
     "new / baseline: of the same step in the same rounds, each build in a process of its "
     "own; the median of the rounds' ratios, the quartiles in brackets.",
@@ -29,6 +33,13 @@ def show(content: Beside, console: Console) -> None:
     ):
         rows = [(*_first(case), *row(case)) for case in content["cases"]]
         console.print(report.table(name, headers, rows))
+
+
+def rows(content: Beside) -> list[tuple[str, ...]]:
+    """All of it in one table: new against old, and each against SGD."""
+    return [
+        (case["label"], *_to_baseline(case), *_to_sgd(case)) for case in content["cases"]
+    ]
 
 
 def title(content: Beside) -> str:

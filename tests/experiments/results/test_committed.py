@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from experiments.costs.baseline.contents import BASELINES
 from experiments.costs.benchmark.contents import BENCHMARK, LARGEST_BATCH
 from experiments.costs.devices.contents import SCALING
 from experiments.costs.full_size import FULL_SIZE
@@ -58,6 +59,10 @@ def program(path):
     return words(path)[0].removeprefix("experiments.")
 
 
+def format_of(path):
+    return BASELINES if "--baseline" in words(path) else FORMATS[program(path)]
+
+
 def test_they_are_found_and_all_formats_are_there():
     assert {program(path) for path in FILES} == {*FORMATS, UNREAD}
 
@@ -68,7 +73,7 @@ def test_it_is_read_by_its_format(path):
         assert path.name == "tune.json"
         assert "version" not in json.loads(path.read_text())
         return
-    content = FORMATS[program(path)].read(path)
+    content = format_of(path).read(path)
     assert content["command"].startswith("python -m experiments.")
     assert content["versions"].keys() >= {"python", "jax"}
     assert content.get("complete", True)
