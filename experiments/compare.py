@@ -9,7 +9,7 @@ Writes OUT/DATASET/results.json, comparison.png, and slice.png: the loss around 
 method's solutions on the first split. While it runs, finished parts are in
 results.partial.json beside them; the results of an earlier run stay until it is done.
 
-With its defaults it takes about a minute and a half on two cores, and needs no download.
+With its defaults it takes two to three minutes on two cores, and needs no download.
 
 Example: python -m experiments.compare --methods sgd sam k_sam --splits 10
 """
