@@ -106,6 +106,12 @@ RESULTS = (
         (_source(RACE, "race/cifar10_resnet8_group/race.json"),),
         racing.markdown,
     ),
+    Block(
+        DOCS / "how-to" / "flax.md",
+        "race-statistics",
+        (_source(RACE, "race/cifar10_resnet8_statistics/race.json"),),
+        racing.markdown,
+    ),
     Block(DOCS / "results.md", IMAGES, (MNIST,), renders.reproduced),
     Block(
         DOCS / "results.md",

@@ -78,6 +78,7 @@ GROUPS: dict[str, tuple[Shown, ...]] = {
         _race("SST-2", "sst2_transformer"),
         _race("CIFAR-10", "cifar10_resnet8"),
         _race("CIFAR-10, GroupNorm", "cifar10_resnet8_group"),
+        _race("CIFAR-10, statistics of BatchNorm", "cifar10_resnet8_statistics"),
     ),
     "Accuracy against the cost of a step": (
         _compared(
