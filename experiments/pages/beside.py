@@ -3,6 +3,7 @@
 from experiments.costs.baseline.contents import Beside
 from experiments.costs.baseline.table import NOTES, ON_A_PAGE, rows, title
 from experiments.pages.benchmarks import how
+from experiments.results import wording
 from experiments.results.markdown import table
 
 
@@ -10,5 +11,5 @@ def block(*models: Beside, folder: str) -> str:
     """A table for each model, of one run of one version of JAX."""
     del folder
     tables = [f"**{title(each)}**\n\n{table(ON_A_PAGE, rows(each))}" for each in models]
-    notes = " ".join(f"{note[0].upper()}{note[1:]}" for note in NOTES)
+    notes = " ".join(map(wording.first_upper, NOTES))
     return "\n\n".join([*tables, notes, how(models[0])])

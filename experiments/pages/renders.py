@@ -7,7 +7,7 @@ from experiments.flatness import alignments
 from experiments.flatness import report as flatness
 from experiments.flatness.contents import Alignments, Flatness
 from experiments.pages import benchmarks, devices
-from experiments.results import markdown, noise, speeds
+from experiments.results import markdown, noise, speeds, wording
 from experiments.results.contents import Comparison
 from experiments.results.markdown import how, table
 from experiments.results.report import title
@@ -48,7 +48,7 @@ def benchmark(*contents: Benchmark, folder: str) -> str:
         table(*benchmarks.overview(contents)),
         f"![Time against the share k]({folder}/ratio_against_k.png)",
         f"![Temporary memory against the batch size]({folder}/memory.png)",
-        " ".join(f"{note[0].upper()}{note[1:]}" for note in NOTES),
+        " ".join(map(wording.first_upper, NOTES)),
         benchmarks.how(contents[0]),
         *(benchmarks.details(content) for content in contents),
     ]

@@ -53,7 +53,7 @@ def _row(content: Table, name: str, entry: Entry) -> tuple[str, ...]:
         *((str(summary["seeds"]),) if _is_reproduced(content) else ()),
         accuracy(summary, quoted),
         *((std,) if summary["splits"] > 1 else ()),
-        *_cost(entry.get("cost"), wording.baseline(content), at_most=differ(name)),
+        *_cost(entry.get("cost"), wording.baseline(content), at_most=_differ(name)),
         _number(summary["sharpness"], ".2g"),
         *((_published(entry, known),) if known else ()),
     )
@@ -135,12 +135,17 @@ def notes(content: Table) -> list[str]:
 
 
 def _dearest(content: Table) -> str:
-    if any(differ(name) for name in content["methods"]):
+    if steps_differ(content):
         return "; \N{LESS-THAN OR EQUAL TO}: of the dearest step, where a method's differ"
     return ""
 
 
-def differ(name: str) -> bool:
+def steps_differ(content: Table) -> bool:
+    """Whether those of one of its methods do."""
+    return any(_differ(name) for name in content["methods"])
+
+
+def _differ(name: str) -> bool:
     """Whether a method's steps do, of which XLA counts the dearest."""
     return name in METHODS and METHODS[name].at is not None
 

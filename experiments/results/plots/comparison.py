@@ -128,11 +128,11 @@ def _draw(axes: Axes, name: str, point: Point, *, hollow: bool = False) -> None:
 def _write_titles(figure: Figure, axes: Axes, content: Comparison, hollow: bool) -> None:
     baseline = wording.baseline_label(content)
     quoted = wording.quoted(content)
-    dearest = any(report.differ(name) for name in content["methods"])
+    dearest = DEAREST if report.steps_differ(content) else ""
     style.frame(
         axes,
         f"floating-point operations per training step / {baseline}'s "
-        f"(equal ones are drawn side by side{DEAREST if dearest else ''})",
+        f"(equal ones are drawn side by side{dearest})",
         f"{quoted}, %",
     )
     title = f"{wording.first_upper(quoted)} against the cost of a training step"
