@@ -81,10 +81,13 @@ def subtract_ema(sigma: Any = 1.0, decay: Any = 0.9) -> optax.GradientTransforma
             updates,
             state.ema,
         )
-        length = norm(updates, like=params)
-        is_noise = norm(rest, like=params) <= rounding
+        length, left = norm(updates, like=params), norm(rest, like=params)
+        is_noise = left <= rounding
         rest = jax.tree.map(lambda d: jnp.where(is_noise, jnp.zeros_like(d), d), rest)
-        return rest, _averaged(updates, state, 1.0 - decay, jnp.isfinite(length))
+        # No length is negative. But so the average waits until it isn't needed as it was,
+        # and XLA needs no copy of it.
+        is_finite = jnp.isfinite(length) & ~(left < 0)
+        return rest, _averaged(updates, state, 1.0 - decay, is_finite)
 
     return optax.GradientTransformation(init_fn, update_fn)
 

@@ -57,19 +57,19 @@ def _step(
     else:
         found, states = on_device(method, problem, params, given, state, extra_args)
     descent, told, aux = _averaged(problem, params, found)
-    updates, combined = descent, state.combine
+    updates, combined, past = descent, state.combine, states.ascent
     if method.sync_ascent:
         climb = found.climb or _no_climb(params, descent)
         compared = climb.gradient, descent, climb.applied
         own = geometry(method, problem, params, *compared, state.info)
         told = jnp.concatenate([told, own])
         if method.coverage is None and method.info == "all":
-            descent = _told_first(descent, told)
-        updates, combined = _combined(method, climb, params, descent, state, extra_args)
+            updates, past = _told_first((descent, past), told)
+        updates, combined = _combined(method, climb, params, updates, state, extra_args)
     info, measured = as_info(told)
     after = SharpnessAwareState(
         _perturbation_after(method, params, descent, states.perturbation, extra_args),
-        _ascent_learned(method, problem, params, descent, found, states.ascent),
+        _ascent_learned(method, problem, params, descent, found, past),
         _learned(problem, method.descent, found.descent_note, states.descent),
         combined,
         asked_for(method, info),
@@ -139,14 +139,23 @@ def _no_climb(params: PyTree, descent: PyTree) -> Climb:
     return Climb(descent, wide_zeros(params), jnp.zeros(()))
 
 
-def _told_first(descent: PyTree, told: Float[Array, " numbers"]) -> PyTree:
-    """The gradient itself, which now waits for the last of the numbers told of it.
+def _told_first(tree: PyTree, told: Float[Array, " numbers"]) -> PyTree:
+    """The tree itself, which now waits for the numbers told of gradients and weights.
 
-    XLA would else let the optimizer have it first, and keep a second one for the numbers.
+    Else XLA would write new weights and memories where the old ones were, which the numbers
+    still need: it would copy those first.
     """
-    # No cosine is, but XLA doesn't know. What leaves a branch waits for all of it anyway.
-    never = told[-1] > 2
-    return jax.tree.map(lambda d: jnp.where(never, jnp.zeros_like(d), d), descent)
+    # No length is negative and no cosine that large, but XLA doesn't know. What leaves a
+    # branch waits for all of it anyway.
+    never = (told[-2] < 0) | (told[-1] > 2)
+
+    def waiting(x: Array) -> Array:
+        # Counts and keys are no numbers that anything is told of.
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        return jnp.where(never, jnp.zeros_like(x), x)
+
+    return jax.tree.map(waiting, tree)
 
 
 def _combined(

@@ -108,14 +108,26 @@ def rounding_of(gradient: PyTree, like: PyTree = None) -> Float[Array, ""]:
     One unit of the gradient's own dtype, and eight of the float32 (or wider) arithmetic
     that summed and averaged it. Leaf by leaf: a bfloat16 one is no excuse for the others.
     """
+    leaves, spread_as = jax.tree.leaves(gradient), arrays_of(like)
+    # One length for all leaves of a dtype: that is often one that is known anyway.
+    alike: dict[float, list[int]] = {}
+    for number, leaf in enumerate(leaves):
+        alike.setdefault(_unit_of(leaf), []).append(number)
+    if not alike:
+        return jnp.zeros((), real_dtype(gradient))
+    lengths = []
+    for units, numbers in alike.items():
+        mine = [widen(leaves[i]) for i in numbers]
+        theirs = [spread_as[i] for i in numbers] if len(spread_as) == len(leaves) else None
+        length = norm(mine, like=theirs)
+        lengths.append(length * jnp.asarray(units, length.dtype))
+    return lengths[0] if len(lengths) == 1 else norm(lengths)
 
-    def in_units(g: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
-        wide = widen(g)
-        arithmetic = 8 * float(jnp.finfo(wide.dtype).eps)
-        units = max(float(jnp.finfo(g.dtype).eps), arithmetic)
-        return wide * jnp.asarray(units, wide.dtype)
 
-    return norm(jax.tree.map(in_units, gradient), like)
+def _unit_of(leaf: Inexact[Array, "..."]) -> float:
+    """What rounding is, as a share of a number of this leaf."""
+    arithmetic = 8 * float(jnp.finfo(widen(leaf).dtype).eps)
+    return max(float(jnp.finfo(leaf.dtype).eps), arithmetic)
 
 
 def _spread_norm(parts: Sequence[Array], spread: Spread, dtype: Any) -> Float[Array, ""]:
