@@ -19,7 +19,7 @@ from experiments.configs.accelerator import FULL, TOY
 from experiments.costs.accelerator import keep, memory, pieces
 from experiments.costs.accelerator.contents import DEVICE
 from experiments.costs.benchmark import largest
-from experiments.costs.benchmark.contenders import CONTENDERS
+from experiments.costs.benchmark.contenders import CONTENDERS, USUAL
 from experiments.costs.benchmark.steps import Carry
 from experiments.costs.benchmark.task import make_task, random_batch
 from experiments.pages import accelerator as page
@@ -347,7 +347,7 @@ def test_the_full_sizes_are_those_that_are_asked_for():
     assert [e.method for e in experiments] == ["sgd", "k_sam"]
     assert {(e.dataset, e.model) for e in experiments} == {("cifar10", "resnet18")}
     measured = {name for piece in pieces.pieces(FULL) for name in piece.methods}
-    assert measured == set(CONTENDERS)
+    assert measured == set(USUAL)
 
 
 @pytest.mark.parametrize("sizes", slow_but((TOY,), (TOY, FULL)), ids=lambda s: s.largest)

@@ -347,6 +347,10 @@ COSTS = {
     "k_momentum_perturbed_aux": (1.75, 1.5, 1.75),
     "k_sam_remembered": (1.5, 1.5, 2.5),
     "k_momentum_remembered": (0.75, 0.75, 1.75),
+    "least_sam": (6, 6, 6),
+    "least_k_sam": (2.5, 2.5, 2.5),
+    "least_k_momentum_sam": (1.75, 1.75, 1.75),
+    "least_esam": (5.5, 5.5, 5.5),
 }
 
 

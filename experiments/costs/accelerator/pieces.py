@@ -14,7 +14,7 @@ from experiments.configs.benchmark import Workload
 from experiments.costs.accelerator import contents
 from experiments.costs.accelerator.contents import PIECE
 from experiments.costs.benchmark import record
-from experiments.costs.benchmark.contenders import CONTENDERS, DEFAULT_KEEP, KEEPS
+from experiments.costs.benchmark.contenders import DEFAULT_KEEP, KEEPS, USUAL
 from experiments.costs.benchmark.contents import Step, Steps
 from experiments.costs.benchmark.measurement import measure
 from experiments.costs.benchmark.plan import Group, on_own_batch
@@ -24,7 +24,7 @@ from experiments.costs.benchmark.task import make_task
 Content = dict[str, Any]
 
 MAIN = ("sgd", "optax_sam", "sam", "k_sam", "k_momentum_sam", "esam")
-REST = ("sgd", *(name for name in CONTENDERS if name not in MAIN))
+REST = ("sgd", *(name for name in USUAL if name not in MAIN))
 # Of each part: methods, values of `keep`.
 PARTS = {
     "main": (MAIN, (DEFAULT_KEEP,)),

@@ -1,10 +1,10 @@
 """The methods that the benchmark measures: those whose row has a cost, and others'."""
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ksam_jax
-from experiments.costs.benchmark import steps
+from experiments.costs.benchmark import least, steps
 from experiments.costs.benchmark.task import Task
 from experiments.methods import Method, from_known_to_ours, without_share
 from experiments.methods.cost import Cost
@@ -49,6 +49,8 @@ class Contender:
           keep: see `ksam_jax.per_example`.
           n: number of examples in the training set.
         """
+        if self.name in WRITTEN_OUT:
+            return least.LEAST[WRITTEN_OUT[self.name]](task, share)
         if self.name in NOT_OURS:
             return NOT_OURS[self.name](task)
         more = {"num_examples": n} if self.remembers else {}
@@ -67,8 +69,21 @@ def _of(row: Method) -> list[Contender]:
     return [mine, OPTAX_SAM] if row.name == "sgd" else [mine]
 
 
-CONTENDERS = {
+# Measured without being asked for.
+USUAL = {
     contender.name: contender
     for row in from_known_to_ours().values()
     for contender in _of(row)
 }
+# What is written out runs the chosen examples again, unless the model is an MLP.
+WRITTEN_OUT = {f"least_{name}": name for name in least.LEAST}
+
+
+def _written_out(name: str, method: str) -> Contender:
+    its = USUAL[method]
+    # Statistics are those of a pass that there is anyway.
+    cost = replace(its.cost, make=None, shared=None, aux_is_free=True)
+    return Contender(name, f"least {its.label}", cost, its.colour)
+
+
+CONTENDERS = USUAL | {name: _written_out(name, its) for name, its in WRITTEN_OUT.items()}

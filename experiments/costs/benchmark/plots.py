@@ -8,14 +8,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from experiments.costs.benchmark import panels, report
-from experiments.costs.benchmark.contenders import CONTENDERS
+from experiments.costs.benchmark.contenders import CONTENDERS, USUAL
 from experiments.costs.benchmark.contents import Benchmark, Step
 from experiments.methods import METHODS
 
 # In the picture against k; ESAM's and random-subset SAM's shares mean something else.
 BY_K = {
     name: contender.cost.line
-    for name, contender in CONTENDERS.items()
+    for name, contender in USUAL.items()
     if contender.cost.share is not None and contender.cost.share_name == "k"
 }
 BY_BATCH = {"sgd": "s", "sam": "o", "k_sam": "D"}

@@ -37,7 +37,7 @@ def sgd(task: Task) -> Training:
     def step(carry: Carry, batch: Batch) -> Carry:
         gradient, statistics = _gradient(task, carry.params, carry.rest, batch)
         updates, opt_state = BASE.update(gradient, carry.opt_state, carry.params)
-        return _moved(carry, updates, opt_state, statistics)
+        return moved(carry, updates, opt_state, statistics)
 
     return Training(BASE.init, step)
 
@@ -56,7 +56,7 @@ def optax_sam(task: Task) -> Training:
         updates, opt_state = tx.update(
             gradient, carry.opt_state, carry.params, grad_fn=grad_fn
         )
-        return _moved(carry, updates, opt_state, statistics)
+        return moved(carry, updates, opt_state, statistics)
 
     return Training(tx.init, step)
 
@@ -86,7 +86,7 @@ def sharpness_aware(
         )
         if task.has_aux:
             statistics, opt_state = ksam_jax.take_aux(opt_state)
-        return _moved(carry, updates, opt_state, statistics)
+        return moved(carry, updates, opt_state, statistics)
 
     return Training(tx.init, step)
 
@@ -104,6 +104,7 @@ def _gradient(
     return jax.grad(mean_loss, has_aux=True)(params)
 
 
-def _moved(carry: Carry, updates: PyTree, opt_state: PyTree, statistics: PyTree) -> Carry:
+def moved(carry: Carry, updates: PyTree, opt_state: PyTree, statistics: PyTree) -> Carry:
+    """The carry after a step; `statistics` are the new ones, None if there are none."""
     rest = carry.rest if statistics is None else nnx.merge_state(carry.rest, statistics)
     return Carry(optax.apply_updates(carry.params, updates), rest, opt_state)

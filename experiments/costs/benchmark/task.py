@@ -12,6 +12,7 @@ import ksam_jax
 from experiments.configs.benchmark import Workload
 from experiments.data.tokens import Tokens
 from experiments.judging.objectives import cross_entropy
+from experiments.models import MLP
 
 LossFn = Callable[[PyTree, Any], Any]
 
@@ -33,11 +34,13 @@ class Task(NamedTuple):
         (losses, new statistics) if `has_aux`.
       example_losses: keep -> the same of one example at a time; see
         `ksam_jax.per_example`. None if the model couples the examples of a batch.
+      is_mlp: whether it is `experiments.models.MLP`, whose gradient can be had by hand.
     """
 
     init: Callable[[Array], tuple[PyTree, PyTree]]
     losses: Callable[[PyTree], LossFn]
     example_losses: Callable[[str], LossFn] | None
+    is_mlp: bool = False
 
     @property
     def has_aux(self) -> bool:
@@ -78,7 +81,8 @@ def make_task(build: Callable[[nnx.Rngs], Any]) -> Task:
         what = int(keep) if keep.isdecimal() else keep
         return ksam_jax.per_example(example_loss, keep=what)
 
-    return Task(init, losses, None if has_statistics else example_losses)
+    by_example = None if has_statistics else example_losses
+    return Task(init, losses, by_example, isinstance(shapes, MLP))
 
 
 def random_batch(workload: Workload, size: int) -> Batch:
