@@ -80,6 +80,8 @@ DIGITS = Protocol(digits.BASE, keep="all")
 # With the highest losses alone, steps that are fine for SGD fail from the start.
 OF_IMAGES = Interval(0.002, 0.5)
 MNIST = Protocol(mnist.BASE, side_by_side=False, learning_rate=OF_IMAGES)
+# Dense layers, side by side as the digits' are.
+MNIST_5000 = Protocol(mnist.BASE_5000, keep="all")
 
 CIFAR10 = Protocol(
     Experiment(
@@ -101,5 +103,6 @@ DIGITS_900 = DIGITS.changed(train_examples=900)
 
 # By the name that options, results and choices call it.
 PROTOCOLS = {p.experiment.dataset: p for p in (DIGITS, MNIST, CIFAR10)} | {
-    "digits_900": DIGITS_900
+    "digits_900": DIGITS_900,
+    "mnist_5000": MNIST_5000,
 }

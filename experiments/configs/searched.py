@@ -11,17 +11,22 @@ from experiments.methods import DEFAULT
 
 
 def rows(
-    prefix: str, base: Experiment, remark: str, folder: Path = FOLDER
+    prefix: str,
+    base: Experiment,
+    remark: str,
+    folder: Path = FOLDER,
+    searched: str | None = None,
 ) -> Iterable[Row]:
-    """A row for each method that the search on the base's dataset has chosen for.
+    """A row for each method that a search has chosen for.
 
     Args:
       prefix: of the names.
       base: all but the method and what was chosen for it.
       remark: a sentence about how the choice relates to the row's own data.
       folder: of the files of choices.
+      searched: what the search calls its data; None: the base's dataset.
     """
-    choices = read(path_of(base.dataset, 0.0, folder))
+    choices = read(path_of(searched or base.dataset, 0.0, folder))
     for method in DEFAULT:
         # A method that hasn't been searched for yet has no row, rather than a guess.
         if choices.has(method, 0):
