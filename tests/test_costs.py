@@ -218,14 +218,37 @@ READS = {
 }
 
 
-@functools.cache
-def moved(method, info):
-    """What a step reads and writes by XLA's count, in sets of an MLP's weights."""
+def dense():
+    """Parameters, images and logits of an MLP."""
     params = {"a": jnp.ones((784, 256)), "b": jnp.ones((256, 10))}
-    batch = jnp.ones((64, 784)), jnp.zeros(64, jnp.int32)
+    return params, jnp.ones((64, 784)), lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]
+
+
+def convolutional():
+    """The same of two convolutions."""
+    params = {"a": jnp.ones((3, 3, 3, 64)), "b": jnp.ones((3, 3, 64, 128))}
+    names = "NHWC", "HWIO", "NHWC"
+
+    def convolved(x, kernel):
+        found = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=names
+        )
+        return jax.nn.relu(found)
+
+    def logits(p, images):
+        return convolved(convolved(images, p["a"]), p["b"]).mean((1, 2))
+
+    return params, jnp.ones((4, 8, 8, 3)), logits
+
+
+@functools.cache
+def moved(method, info, network=dense):
+    """What a step reads and writes by XLA's count, in sets of a network's weights."""
+    params, images, logits_of = network()
+    batch = images, jnp.zeros(len(images), jnp.int32)
 
     def loss_fn(params, batch):
-        logits = jax.nn.relu(batch[0] @ params["a"]) @ params["b"]
+        logits = logits_of(params, batch[0])
         return optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch[1])
 
     tx = optax.chain(READS[method](info=info), BASE)
@@ -248,6 +271,14 @@ def test_the_norms_and_the_cosine_read_weights_and_gradients_and_copy_nothing(me
     gradient's one, of the cosine two. A copy of what is written next would be two more.
     """
     assert 3 < moved(method, "all") - moved(method, "losses") < 5.5
+
+
+def test_gradients_of_convolutions_are_read_as_they_come():
+    """They come transposed: what must have them in order makes copies, four to eight sets.
+    Read once more for the largest number, and with the reads above.
+    """
+    more = moved("sam", "all", convolutional) - moved("sam", "losses", convolutional)
+    assert 5 < more < 7
 
 
 def test_the_average_of_f_sam_is_not_copied():

@@ -1,7 +1,8 @@
 """Sums of squares in float32 of numbers whose squares aren't numbers there.
 
 The plain sums are right for nearly all trees. For the others the same program sums once
-more, scaled: a loop, so that it is compiled once.
+more, scaled: a loop, so that it is compiled once. Kernels of convolutions are scaled at
+once, by the largest number.
 """
 
 from collections.abc import Sequence
@@ -18,16 +19,34 @@ Parts = Sequence[Array]
 
 # Parts that one loop sums: compiling a loop takes time that grows with their square.
 MOST = 64
+# Axes of those that a loop sums: the gradients of kernels with more come transposed, and a
+# loop would need copies of them, where a sum reads them as they are.
+MOST_AXES = 2
 
 
 @jax.custom_jvp
 def length_of(parts: Parts) -> Float[Array, ""]:
     """The root of the sum of squares over all parts, which are real."""
-    if len(parts) > MOST:
-        starts = range(0, len(parts), MOST)
-        return length_of([jnp.stack([length_of(parts[i : i + MOST]) for i in starts])])
+    plain = [x for x in parts if x.ndim <= MOST_AXES]
+    groups = [plain[i : i + MOST] for i in range(0, len(plain), MOST)]
+    lengths = [_looked_after(group) for group in groups]
+    kernels = [x for x in parts if x.ndim > MOST_AXES]
+    if kernels:
+        lengths.append(_by_largest(kernels))
+    return lengths[0] if len(lengths) == 1 else _by_largest([jnp.stack(lengths)])
+
+
+def _looked_after(parts: Parts) -> Float[Array, ""]:
+    """Their length, of plain squares if these are numbers."""
     scale, squares = _fitting_squares(parts)
     return root(squares) / scale
+
+
+def _by_largest(parts: Parts) -> Float[Array, ""]:
+    """Their length, of squares of the parts by the largest number: two reads of all."""
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in parts]))
+    scale = _to_one(largest)
+    return root(sum_of_squares(parts, scale)) / scale
 
 
 @length_of.defjvp
@@ -150,9 +169,14 @@ def _near_one(parts: Parts, length: Array) -> tuple[Parts, Array]:
     Unlike true units they need no look at whether there is a length, for which XLA keeps a
     copy of each.
     """
-    tiny = jnp.finfo(length.dtype).tiny
-    scale = 1 / jnp.clip(length, tiny, 1 / tiny)
+    scale = _to_one(length)
     return [x * scale for x in parts], length * scale
+
+
+def _to_one(length: Float[Array, ""]) -> Float[Array, ""]:
+    """What brings a length near one, and is a number itself."""
+    tiny = jnp.finfo(length.dtype).tiny
+    return 1 / jnp.clip(length, tiny, 1 / tiny)
 
 
 def _product(ours: Parts, theirs: Parts) -> Float[Array, ""]:
