@@ -8,8 +8,8 @@ from experiments.results.markdown import table
 
 
 def block(*models: Beside, folder: str) -> str:
-    """A table for each model, of one run of one version of JAX."""
+    """A table for each model, of one version of JAX, and the commands of the runs."""
     del folder
     tables = [f"**{title(each)}**\n\n{table(ON_A_PAGE, rows(each))}" for each in models]
     notes = " ".join(map(wording.first_upper, NOTES))
-    return "\n\n".join([*tables, notes, how(models[0])])
+    return "\n\n".join([*tables, notes, *dict.fromkeys(map(how, models))])

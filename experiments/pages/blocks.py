@@ -1,5 +1,6 @@
 """Which page shows which result files, and how."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,15 @@ from experiments.shell.formats import Format
 
 # What all methods are compared on.
 SMALL, IMAGES = digits.BASE.dataset, mnist.BASE.dataset
-RACED = (SMALL, f"{IMAGES}_1000", "sst2_transformer", "cifar10_resnet8")
+# By the name of their marks, which tables are raced and drawn together.
+RACED = {
+    "race-digits": SMALL,
+    "race-mnist": f"{IMAGES}_1000",
+    "race-mnist-5000": f"{IMAGES}_5000",
+    "race-sst2": "sst2_transformer",
+    "race-cifar10": "cifar10_resnet8",
+}
+AT_SGDS = (SMALL, IMAGES, f"{IMAGES}_5000")
 DOCS = Path("docs")
 
 
@@ -58,11 +67,16 @@ COSTS = {
     if name != "mlp_small"
 }
 DIGITS, MNIST = _compared(SMALL, f"reproduce/{IMAGES}_1000")
-RACES = tuple(_source(RACE, f"race/{table}/race.json") for table in RACED)
+AT_SGD = dict(zip(AT_SGDS, _compared(*(f"sgd/{name}" for name in AT_SGDS)), strict=True))
+RACES = tuple(_source(RACE, f"race/{table}/race.json") for table in RACED.values())
 # By JAX's version, 0.10 first.
 BESIDE = {
-    "baseline": ("mlp", "mlp_small", "cnn", "vit", "transformer"),
-    "baseline-0.12": ("mlp_small", "vit"),
+    "baseline": ("mlp", "mlp_small", "cnn", "resnet18", "vit", "transformer"),
+    "baseline-0.12": ("mlp", "mlp_small", "vit"),
+}
+MORE_RACES = {
+    "race-cifar10-group": "cifar10_resnet8_group",
+    "race-cifar10-long": "cifar10_resnet8_long",
 }
 SCALED = (_source(SCALING, "scaling/scaling.json"),)
 
@@ -77,8 +91,8 @@ CHOOSE = (
     Block(
         DOCS / "choose.md",
         "gains",
-        (*_compared(f"sgd/{SMALL}", f"sgd/{IMAGES}"), DIGITS, MNIST),
-        decision.gains,
+        (*AT_SGD.values(), DIGITS, MNIST),
+        partial(decision.gains, at_sgd=len(AT_SGD)),
     ),
 )
 
@@ -89,22 +103,23 @@ RESULTS = (
         Block(
             DOCS / "results.md",
             f"{name}-at-sgd",
-            _compared(f"sgd/{name}"),
+            (source,),
             markdown.comparison,
         )
-        for name in (SMALL, IMAGES)
+        for name, source in AT_SGD.items()
+    ),
+    *(
+        Block(DOCS / "results.md", mark, (race,), racing.markdown)
+        for mark, race in zip(RACED, RACES, strict=True)
     ),
     *(
         Block(
-            DOCS / "results.md", f"race-{name.partition('_')[0]}", (race,), racing.markdown
+            DOCS / "results.md",
+            mark,
+            (_source(RACE, f"race/{place}/race.json"),),
+            racing.markdown,
         )
-        for name, race in zip(RACED, RACES, strict=True)
-    ),
-    Block(
-        DOCS / "results.md",
-        "race-cifar10-group",
-        (_source(RACE, "race/cifar10_resnet8_group/race.json"),),
-        racing.markdown,
+        for mark, place in MORE_RACES.items()
     ),
     Block(
         DOCS / "how-to" / "flax.md",

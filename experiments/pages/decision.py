@@ -39,21 +39,32 @@ def costs(*models: Benchmark, folder: str) -> str:
     return f"{table(headers, rows, words=3)}\n\n{note}"
 
 
-def gains(*data: Comparison, folder: str) -> str:
+def gains(*data: Comparison, folder: str, at_sgd: int) -> str:
     """Differences from SGD in test accuracy.
 
     Args:
-      data: of each data set, all at SGD's settings first and then, in the same order, each
-        with its own search.
+      data: of each data set.
       folder: of pictures, of which there are none.
+      at_sgd: how many of them, which come first, are at SGD's settings; the others have
+        a search of their own.
     """
     del folder
-    half = len(data) // 2
     titles = [content["dataset"]["title"] for content in data]
+    train = [content["dataset"]["train"] for content in data]
+    # Of some data sets there are parts of several sizes.
+    several = {
+        x
+        for x in titles
+        if len({n for n, y in zip(train, titles, strict=True) if y == x}) > 1
+    }
+    named = [
+        f"{title} ({n:,})" if title in several else title
+        for title, n in zip(titles, train, strict=True)
+    ]
     headers = (
         "method",
-        *(f"{title}, at SGD's settings" for title in titles[:half]),
-        *(f"{title}, own search" for title in titles[half:]),
+        *(f"{name}, at SGD's settings" for name in named[:at_sgd]),
+        *(f"{name}, own search" for name in named[at_sgd:]),
     )
     rows = [
         (words.typed, *(_gain(content, name) for content in data))
@@ -106,9 +117,10 @@ def _note(data: Sequence[Comparison]) -> str:
 
 
 def _pairs(content: Comparison) -> str:
-    found = _difference(content, "k_sam")
+    method = next(name for name in content["methods"] if name != "sgd")
+    found = _difference(content, method)
     if found is None:
         return "no pairs"
-    seeds = content["methods"]["k_sam"]["summary"]["seeds"]
+    seeds = content["methods"][method]["summary"]["seeds"]
     each = f" of {seeds} seeds" if found["over"] == "splits" else " of one split"
     return f"paired over {found['n']} {found['over']}{each}"

@@ -65,19 +65,21 @@ def _landscape(title: str, name: str, says: str) -> Shown:
 GROUPS: dict[str, tuple[Shown, ...]] = {
     "Accuracy against time": (
         Shown(
-            "Four data sets",
+            "Small data sets",
             "race/races.png",
             "race/digits/race.json",
             RACE,
-            "Our defaults beside the plain optimizer, drawn from the four races below.",
+            "Our defaults beside the plain optimizer, drawn from the races below.",
             f"results.md#{_SETTINGS}",
             "python -m experiments.figures",
         ),
         _race("digits", "digits"),
         _race("MNIST", "mnist_1000"),
+        _race("MNIST, 5,000 images and a perceptron", "mnist_5000"),
         _race("SST-2", "sst2_transformer"),
         _race("CIFAR-10", "cifar10_resnet8"),
         _race("CIFAR-10, GroupNorm", "cifar10_resnet8_group"),
+        _race("CIFAR-10, 40 epochs of 2,500 images", "cifar10_resnet8_long"),
         _race("CIFAR-10, statistics of BatchNorm", "cifar10_resnet8_statistics"),
     ),
     "Accuracy against the cost of a step": (
@@ -90,6 +92,12 @@ GROUPS: dict[str, tuple[Shown, ...]] = {
         _compared("digits, at SGD's settings", "sgd/digits", _AT_SGD, _SETTINGS),
         _compared(
             "MNIST, at SGD's settings", f"sgd/{mnist.BASE.dataset}", _AT_SGD, _SETTINGS
+        ),
+        _compared(
+            "MNIST, 5,000 images, at SGD's settings",
+            "sgd/mnist_5000",
+            "SGD, SAM and our defaults at SGD's learning rate and weight decay.",
+            _SETTINGS,
         ),
         _compared(
             "Remembered losses",

@@ -1,5 +1,6 @@
 """Several races as one table and one picture: our defaults beside the plain optimizer."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def _row(content: Race) -> tuple[str, ...]:
 
 def note(contents: tuple[Race, ...]) -> str:
     """What the columns are, and the commands."""
-    seeds = "; ".join(f"{_short(c)} {_seeds(c)}" for c in contents)
+    seeds = "; ".join(f"{_short(c)}: {_seeds(c)}" for c in contents)
     machine = contents[0]["machine"]
     tables = " ".join(f"`--table {content['table']}`," for content in contents)
     return (
@@ -75,8 +76,9 @@ def draw(*contents: Race, path: Path, source: str) -> None:
 
 
 def _short(content: Race) -> str:
-    """The name of the data set."""
-    return content["title"].split(" (")[0].split(",")[0]
+    """The name of the data set, and how many of its examples, if they are a part."""
+    part = re.match(r"(.*?) \(([\d,]+) training examples\)", content["title"])
+    return ", ".join(part.groups()) if part else content["title"].split(",")[0]
 
 
 def _seeds(content: Race) -> str:

@@ -42,7 +42,7 @@ def together(
     note: str,
     source: str,
 ) -> None:
-    """Writes a PNG of four races beside each other, with the names below.
+    """Writes a PNG of races beside each other, with the names below.
 
     Args:
       races: of each its heading and its curves, as in `race`, the same methods in each.
@@ -51,7 +51,8 @@ def together(
       note: lines below it.
       source: of what it is made: see `style.save`.
     """
-    figure, frames = panels.panels(TOGETHER, note, NARROW)
+    grid = TOGETHER._replace(panels=len(races))
+    figure, frames = panels.panels(grid, note, NARROW)
     for panel, (heading, curves) in zip(frames, races, strict=True):
         style.frame(panel.axes)
         _run(panel.axes, curves)
