@@ -39,8 +39,8 @@ SMALL, IMAGES = digits.BASE.dataset, mnist.BASE.dataset
 # By the name of their marks, which tables are raced and drawn together.
 RACED = {
     "race-digits": SMALL,
-    "race-mnist": f"{IMAGES}_1000",
-    "race-mnist-5000": f"{IMAGES}_5000",
+    f"race-{IMAGES}": f"{IMAGES}_1000",
+    f"race-{IMAGES}-5000": f"{IMAGES}_5000",
     "race-sst2": "sst2_transformer",
     "race-cifar10": "cifar10_resnet8",
 }
@@ -208,12 +208,15 @@ PERFORMANCE = (
         accelerator.block,
         "Not measured yet: no accelerator was at hand.",
     ),
-    Block(
-        DOCS / "growth.md",
-        "growth",
-        (_source(GROWTH, "growth/growth.json"),),
-        growth.block,
-        "Not measured yet.",
+    *(
+        Block(
+            DOCS / "growth.md",
+            name,
+            (_source(GROWTH, f"{name}/growth.json"),),
+            growth.block,
+            "Not measured yet.",
+        )
+        for name in ("growth", "growth-images")
     ),
     Block(DOCS / "scaling.md", "sent", SCALED, renders.sent),
     Block(DOCS / "scaling.md", "kept", SCALED, renders.kept),

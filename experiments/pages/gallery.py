@@ -150,6 +150,14 @@ GROUPS: dict[str, tuple[Shown, ...]] = {
             "growth.md",
         ),
         Shown(
+            "The same of a CNN and a ViT",
+            "growth-images/growth.png",
+            "growth-images/growth.json",
+            GROWTH,
+            "Where a weight serves many positions, smaller batches are enough.",
+            "growth.md",
+        ),
+        Shown(
             "Many devices",
             "scaling/devices.png",
             "scaling/scaling.json",

@@ -77,7 +77,7 @@ def draw(*contents: Race, path: Path, source: str) -> None:
 
 def _short(content: Race) -> str:
     """The name of the data set, and how many of its examples, if they are a part."""
-    part = re.match(r"(.*?) \(([\d,]+) training examples\)", content["title"])
+    part = re.match(r"(.*?) \(([\d,]+) (?:training )?examples\)", content["title"])
     return ", ".join(part.groups()) if part else content["title"].split(",")[0]
 
 

@@ -354,7 +354,7 @@ def test_together_they_are_a_table_of_the_default_beside_the_baseline():
     assert said.startswith("![Validation accuracy against time](results/race/races.png)\n")
     # Seeds at 0.90 and 0.91, and at 0.95 and 0.96; half of the time.
     assert "| A (10 examples), B | 90.50 | 95.50 | +5.00 ± 0.00 | 0.50 | 0.50 |" in said
-    assert "(A 2 seeds; C 2 seeds; E 2 seeds; F 2 seeds)" in said
+    assert "(A, 10: 2 seeds; C: 2 seeds; E: 2 seeds; F: 2 seeds)" in said
     assert "`--table e`" in said
 
 
