@@ -78,14 +78,12 @@ def esam(task: Task, share: float | None) -> Training:
 
     def gradients(carry: Carry, batch: Batch) -> tuple[PyTree, PyTree, Any]:
         count = carry.opt_state.own
-        clean = _look(task, carry.params, carry.rest, batch)
-        first = clean.gradient(jnp.arange(len(batch.labels)))
+        losses, statistics, first = _seen(task, carry.params, carry.rest, batch)
         key = jax.random.fold_in(jax.random.key(0), count)
         perturbed = _climbed(carry.params, first, RHO / BETA, _kept(first, key))
         looked = _look(task, perturbed, carry.rest, batch)
-        rise = looked.losses - clean.losses
-        _, rows = jax.lax.top_k(rise, _number(batch, share))
-        return looked.gradient(rows), clean.statistics, count + 1
+        _, rows = jax.lax.top_k(looked.losses - losses, _number(batch, share))
+        return looked.gradient(rows), statistics, count + 1
 
     return _training(gradients, lambda params: jnp.zeros((), jnp.int32))
 
@@ -156,11 +154,21 @@ def _of_rows(task: Task, params: PyTree, rest: PyTree, batch: Batch, rows: Array
 
 
 def _whole(task: Task, params: PyTree, rest: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
-    def loss(params: PyTree) -> tuple[Array, PyTree]:
-        losses, statistics = _run(task, params, rest, batch)
-        return jnp.mean(losses), statistics
+    _, statistics, gradient = _seen(task, params, rest, batch)
+    return gradient, statistics
 
-    return jax.grad(loss, has_aux=True)(params)
+
+def _seen(
+    task: Task, params: PyTree, rest: PyTree, batch: Batch
+) -> tuple[Float[Array, " N"], PyTree, PyTree]:
+    """All losses, the statistics and the gradient of the mean, of one pass."""
+
+    def loss(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
+        losses, statistics = _run(task, params, rest, batch)
+        return jnp.mean(losses), (losses, statistics)
+
+    gradient, (losses, statistics) = jax.grad(loss, has_aux=True)(params)
+    return losses, statistics, gradient
 
 
 def _run(

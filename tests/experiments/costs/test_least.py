@@ -11,6 +11,9 @@ import pytest
 import ksam_jax
 from experiments.configs.benchmark import CPU
 from experiments.costs.benchmark import least, steps
+from experiments.costs.benchmark.contenders import CONTENDERS
+from experiments.costs.benchmark.plan import Case
+from experiments.costs.benchmark.programs import Model
 from experiments.costs.benchmark.steps import Carry
 from experiments.costs.benchmark.task import make_task, random_batch
 from experiments.models import CNN, MLP, ResNet
@@ -65,3 +68,18 @@ def test_each_coordinate_is_kept_with_probability_beta():
     kept = least._kept({"a": jnp.ones((300, 301)), "b": jnp.ones(5)}, jax.random.key(1))
     assert kept["b"].shape == (5,)
     assert float(jnp.mean(kept["a"])) == pytest.approx(least.BETA, abs=0.01)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_least_program_runs_no_pass_too_many(method):
+    """By XLA's count, where convolutions are nearly all."""
+    workload = replace(MODELS["cnn"], model=partial(CNN, channels=(16, 32, 32)))
+    model = Model(workload, make_task(workload.build("float32")))
+    counted = {
+        name: model.compile(Case(name, CONTENDERS[name].cost.share, None, 128)).operations
+        for name in ("sgd", f"least_{method}")
+    }
+    predicted = CONTENDERS[f"least_{method}"].cost.predicted(
+        METHODS[method][1], is_shared=False, has_aux=False
+    )
+    assert counted[f"least_{method}"] / counted["sgd"] == pytest.approx(predicted, rel=0.06)
