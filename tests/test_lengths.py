@@ -9,16 +9,23 @@ import optax
 import pytest
 
 import ksam_jax
-from ksam_jax.trees._lengths import all_finite, cosine, norm
+from ksam_jax.trees._lengths import all_finite, cosine, norm, rounding_of
 from ksam_jax.trees._squares import MOST
 
 SIZES = [1e-35, 1e-25, 1e-18, 1.0, 1e15, 1e35]
 
 
 def tree(seed, size):
+    """A matrix, a vector, a kernel of a convolution, which is summed in another way."""
     draw = np.random.default_rng(seed).normal
-    shapes = {"w": (7, 3), "b": 5}
-    return {name: jnp.asarray(draw(size=s) * size, "f") for name, s in shapes.items()}
+    shapes = {"w": (7, 3), "b": 5, "k": (3, 3, 2, 4)}
+
+    def numbers(shape):
+        drawn = draw(size=shape)
+        # What is no normal number in float32 is zero on a CPU.
+        return np.sign(drawn) * np.maximum(np.abs(drawn), 0.05) * size
+
+    return {name: jnp.asarray(numbers(s), "f") for name, s in shapes.items()}
 
 
 def flat(values):
@@ -54,6 +61,40 @@ def test_each_row_of_a_vmap_has_a_scale_of_its_own():
     together = jax.tree.map(lambda *xs: jnp.stack(xs), *rows)
     expected = [np.linalg.norm(flat(row)) for row in rows]
     np.testing.assert_allclose(jax.vmap(norm)(together), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_kernels_alone_and_with_others_of_another_size(size):
+    kernels = {
+        "k": tree(4, size)["k"],
+        "l": tree(5, size / 100)["k"],
+        "none": jnp.ones((0, 3, 3)),
+    }
+    mixed = kernels | {"w": tree(6, 1e3)["w"]}
+    for found in (kernels, mixed):
+        expected = np.linalg.norm(flat(found))
+        assert float(jax.jit(norm)(found)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_the_length_of_kernels_that_arent_finite_is_no_number(bad):
+    kernels = tree(7, 1.0)
+    kernels["k"] = kernels["k"].at[1, 1, 0, 0].set(bad)
+    assert not np.isfinite(float(norm(kernels)))
+    assert not np.isfinite(float(norm({"k": kernels["k"]})))
+    assert float(norm({"k": jnp.zeros((2, 2, 2))})) == 0
+
+
+def test_rounding_is_of_each_dtype_by_itself():
+    leaves = {
+        "half": jnp.asarray([3.0, 4.0], jnp.bfloat16),
+        "single": jnp.full((3, 3, 2), 7.0),
+        "more": jnp.asarray([5.0], jnp.bfloat16),
+    }
+    half, single = 2.0**-7, 8 * 2.0**-23
+    expected = np.hypot(half * np.sqrt(50.0), single * np.sqrt(18 * 49.0))
+    assert float(rounding_of(leaves)) == pytest.approx(expected, rel=1e-6)
+    assert float(rounding_of({})) == 0
 
 
 def test_leaves_of_two_dtypes_are_summed_in_the_wider_one():
