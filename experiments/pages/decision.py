@@ -1,5 +1,6 @@
 """Two tables to choose a method by: what each costs, and what it gave."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from experiments.costs.benchmark import report
@@ -49,18 +50,10 @@ def gains(*data: Comparison, folder: str, at_sgd: int) -> str:
         a search of their own.
     """
     del folder
-    titles = [content["dataset"]["title"] for content in data]
-    train = [content["dataset"]["train"] for content in data]
-    # Of some data sets there are parts of several sizes.
-    several = {
-        x
-        for x in titles
-        if len({n for n, y in zip(train, titles, strict=True) if y == x}) > 1
-    }
-    named = [
-        f"{title} ({n:,})" if title in several else title
-        for title, n in zip(titles, train, strict=True)
-    ]
+    data_sets = [(c["dataset"]["title"], c["dataset"]["train"]) for c in data]
+    # Of some there are parts of several sizes.
+    parts = Counter(title for title, _ in set(data_sets))
+    named = [f"{name} ({n:,})" if parts[name] > 1 else name for name, n in data_sets]
     headers = (
         "method",
         *(f"{name}, at SGD's settings" for name in named[:at_sgd]),

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from experiments.costs.benchmark.task import Batch
+from experiments.judging.objectives import cross_entropy
 
 Layers = Sequence[tuple[Array, Array]]
 
@@ -16,7 +16,7 @@ def look(
 ) -> tuple[Float[Array, " N"], Callable[[Array], PyTree]]:
     """The losses, and from rows to the gradient of their sum over N, of the same pass."""
     values = _values(params, batch.inputs)
-    losses = _losses(values[-1], batch.labels)
+    losses = cross_entropy(values[-1], batch.labels)
 
     def gradient(rows: Array) -> PyTree:
         chosen = [x[rows] for x in values]
@@ -43,11 +43,6 @@ def _values(params: PyTree, images: Array) -> list[Array]:
     for kernel, bias in hidden:
         values.append(jax.nn.relu(values[-1] @ kernel + bias))
     return [*values, values[-1] @ last[0] + last[1]]
-
-
-def _losses(logits: Array, labels: Array) -> Float[Array, " N"]:
-    of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - of_label
 
 
 def _backward(params: PyTree, values: list[Array], labels: Array, n: int) -> PyTree:

@@ -14,7 +14,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from experiments.costs.benchmark import dense
-from experiments.costs.benchmark.steps import BASE, Carry, Training, moved
+from experiments.costs.benchmark.steps import (
+    BASE,
+    Carry,
+    Training,
+    gradient,
+    moved,
+    run,
+    seen,
+)
 from experiments.costs.benchmark.task import Batch, Task
 
 # The methods' own defaults.
@@ -41,9 +49,9 @@ def sam(task: Task, share: float | None) -> Training:
     del share
 
     def gradients(carry: Carry, batch: Batch) -> tuple[PyTree, PyTree, Any]:
-        first, statistics = _whole(task, carry.params, carry.rest, batch)
+        first, statistics = gradient(task, carry.params, carry.rest, batch)
         perturbed = _climbed(carry.params, first, RHO)
-        return _whole(task, perturbed, carry.rest, batch)[0], statistics, ()
+        return gradient(task, perturbed, carry.rest, batch)[0], statistics, ()
 
     return _training(gradients, lambda params: ())
 
@@ -78,7 +86,7 @@ def esam(task: Task, share: float | None) -> Training:
 
     def gradients(carry: Carry, batch: Batch) -> tuple[PyTree, PyTree, Any]:
         count = carry.opt_state.own
-        losses, statistics, first = _seen(task, carry.params, carry.rest, batch)
+        first, (losses, statistics) = seen(task, carry.params, carry.rest, batch)
         key = jax.random.fold_in(jax.random.key(0), count)
         perturbed = _climbed(carry.params, first, RHO / BETA, _kept(first, key))
         looked = _look(task, perturbed, carry.rest, batch)
@@ -136,7 +144,7 @@ def _look(task: Task, params: PyTree, rest: PyTree, batch: Batch) -> Looked:
     if task.is_mlp:
         losses, gradient = dense.look(params, batch)
         return Looked(losses, None, gradient)
-    losses, statistics = _run(task, params, rest, batch)
+    losses, statistics = run(task, params, rest, batch)
     return Looked(
         losses, statistics, lambda rows: _of_rows(task, params, rest, batch, rows)
     )
@@ -148,31 +156,6 @@ def _of_rows(task: Task, params: PyTree, rest: PyTree, batch: Batch, rows: Array
         return dense.gradient(params, chosen, len(batch.labels))
 
     def loss(params: PyTree) -> Array:
-        return jnp.sum(_run(task, params, rest, chosen)[0]) / len(batch.labels)
+        return jnp.sum(run(task, params, rest, chosen)[0]) / len(batch.labels)
 
     return jax.grad(loss)(params)
-
-
-def _whole(task: Task, params: PyTree, rest: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
-    _, statistics, gradient = _seen(task, params, rest, batch)
-    return gradient, statistics
-
-
-def _seen(
-    task: Task, params: PyTree, rest: PyTree, batch: Batch
-) -> tuple[Float[Array, " N"], PyTree, PyTree]:
-    """All losses, the statistics and the gradient of the mean, of one pass."""
-
-    def loss(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
-        losses, statistics = _run(task, params, rest, batch)
-        return jnp.mean(losses), (losses, statistics)
-
-    gradient, (losses, statistics) = jax.grad(loss, has_aux=True)(params)
-    return losses, statistics, gradient
-
-
-def _run(
-    task: Task, params: PyTree, rest: PyTree, batch: Batch
-) -> tuple[Float[Array, " N"], PyTree]:
-    found = task.losses(rest)(params, batch)
-    return found if task.has_aux else (found, None)

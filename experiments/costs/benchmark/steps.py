@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 import ksam_jax
 from experiments.costs.benchmark.task import Batch, Task
@@ -35,8 +35,8 @@ def sgd(task: Task) -> Training:
     """SGD with momentum, as anyone writes it."""
 
     def step(carry: Carry, batch: Batch) -> Carry:
-        gradient, statistics = _gradient(task, carry.params, carry.rest, batch)
-        updates, opt_state = BASE.update(gradient, carry.opt_state, carry.params)
+        found, statistics = gradient(task, carry.params, carry.rest, batch)
+        updates, opt_state = BASE.update(found, carry.opt_state, carry.params)
         return moved(carry, updates, opt_state, statistics)
 
     return Training(BASE.init, step)
@@ -50,11 +50,11 @@ def optax_sam(task: Task) -> Training:
     def step(carry: Carry, batch: Batch) -> Carry:
         def grad_fn(perturbed: PyTree, count: Any) -> PyTree:
             del count
-            return _gradient(task, perturbed, carry.rest, batch)[0]
+            return gradient(task, perturbed, carry.rest, batch)[0]
 
-        gradient, statistics = _gradient(task, carry.params, carry.rest, batch)
+        found, statistics = gradient(task, carry.params, carry.rest, batch)
         updates, opt_state = tx.update(
-            gradient, carry.opt_state, carry.params, grad_fn=grad_fn
+            found, carry.opt_state, carry.params, grad_fn=grad_fn
         )
         return moved(carry, updates, opt_state, statistics)
 
@@ -91,17 +91,30 @@ def sharpness_aware(
     return Training(tx.init, step)
 
 
-def _gradient(
+def gradient(
     task: Task, params: PyTree, rest: PyTree, batch: Batch
 ) -> tuple[PyTree, PyTree]:
     """The gradient of the mean loss, and the new statistics if there are any."""
+    found, (_, statistics) = seen(task, params, rest, batch)
+    return found, statistics
 
-    def mean_loss(params: PyTree) -> tuple[Any, PyTree]:
-        found = task.losses(rest)(params, batch)
-        losses, statistics = found if task.has_aux else (found, None)
-        return jnp.mean(losses), statistics
+
+def seen(
+    task: Task, params: PyTree, rest: PyTree, batch: Batch
+) -> tuple[PyTree, tuple[Array, PyTree]]:
+    """The gradient of the mean loss, and of the same pass all losses and the statistics."""
+
+    def mean_loss(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
+        losses, statistics = run(task, params, rest, batch)
+        return jnp.mean(losses), (losses, statistics)
 
     return jax.grad(mean_loss, has_aux=True)(params)
+
+
+def run(task: Task, params: PyTree, rest: PyTree, batch: Batch) -> tuple[Array, PyTree]:
+    """The losses of a forward pass, and the new statistics if there are any."""
+    found = task.losses(rest)(params, batch)
+    return found if task.has_aux else (found, None)
 
 
 def moved(carry: Carry, updates: PyTree, opt_state: PyTree, statistics: PyTree) -> Carry:

@@ -26,7 +26,6 @@ MODELS = {
         CPU["resnet18"], model=partial(ResNet, widths=(8,), blocks=1), **IMAGES
     ),
 }
-# The climb's mean makes no difference to its direction.
 METHODS = {
     "sam": (ksam_jax.sam(), None),
     "k_sam": (ksam_jax.k_sam(k=0.25), 0.25),
