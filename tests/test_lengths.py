@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import ksam_jax
-from ksam_jax.trees._lengths import all_finite, cosine, norm, rounding_of
+from ksam_jax.trees._joined import LONGEST
+from ksam_jax.trees._lengths import all_finite, cosine, inner, norm, rounding_of
 from ksam_jax.trees._squares import MOST
 
 SIZES = [1e-35, 1e-25, 1e-18, 1.0, 1e15, 1e35]
@@ -32,6 +33,14 @@ def flat(values):
     return np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(values)])
 
 
+@pytest.fixture(params=[1, 8])
+def devices(request, monkeypatch):
+    """How many there seem to be: with one short vectors are summed together."""
+    monkeypatch.setattr(jax, "device_count", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.usefixtures("devices")
 @pytest.mark.parametrize("theirs", SIZES)
 @pytest.mark.parametrize("ours", SIZES)
 def test_a_cosine_is_that_of_float64_whatever_the_two_lengths(ours, theirs):
@@ -42,6 +51,7 @@ def test_a_cosine_is_that_of_float64_whatever_the_two_lengths(ours, theirs):
     assert float(norm(a)) == pytest.approx(np.linalg.norm(x), rel=1e-6)
 
 
+@pytest.mark.usefixtures("devices")
 @pytest.mark.parametrize("sizes", [SIZES, SIZES[:3], SIZES[4:], [1e-35, 1.0]], ids=str)
 def test_many_leaves_of_all_sizes_are_one_length(sizes):
     """They are summed some at a time, each of these at a scale of their own."""
@@ -56,6 +66,38 @@ def test_many_leaves_of_all_sizes_are_one_length(sizes):
     np.testing.assert_allclose(flat(along), x / np.linalg.norm(x), rtol=1e-5, atol=1e-30)
 
 
+def test_vectors_of_all_kinds_are_summed_together_with_one_device(devices):
+    """Scalars, none at all, complex and narrow ones; a long one stays as it is."""
+    draw = np.random.default_rng(8).normal
+
+    def leaves():
+        return {
+            "scalar": jnp.asarray(draw(), jnp.bfloat16),
+            "none": jnp.zeros(0),
+            "complex": jnp.asarray(draw(size=3) + 1j * draw(size=3), jnp.complex64),
+            "biases": [jnp.asarray(draw(size=4), "f") for _ in range(5)],
+            "long": jnp.asarray(draw(size=LONGEST + 1), "f"),
+            "w": jnp.asarray(draw(size=(3, 2)), jnp.bfloat16),
+        }
+
+    def real(leaf):
+        leaf = np.asarray(leaf).ravel()
+        return leaf.view("f") if np.iscomplexobj(leaf) else leaf.astype("f")
+
+    a, b = leaves(), leaves()
+    x, y = (np.float64(np.concatenate([*map(real, jax.tree.leaves(t))])) for t in (a, b))
+    assert float(norm(a)) == pytest.approx(np.linalg.norm(x), rel=1e-6)
+    assert float(inner(a, b)) == pytest.approx(x @ y, rel=1e-5)
+    expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    # Functions of their own, of which JAX has no program for the other number of devices.
+    found = jax.jit(lambda a, b: cosine(a, b))(a, b)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    sums = str(jax.make_jaxpr(lambda a, b: inner(a, b))(a, b)).count("reduce_sum")
+    # Of parts, of which the complex leaf has two, and of their sums.
+    assert sums == {1: 3, 8: 11}[devices] + 1
+
+
+@pytest.mark.usefixtures("devices")
 def test_each_row_of_a_vmap_has_a_scale_of_its_own():
     rows = [tree(number, size) for number, size in enumerate(SIZES)]
     together = jax.tree.map(lambda *xs: jnp.stack(xs), *rows)

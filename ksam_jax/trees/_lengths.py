@@ -12,12 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
 from ..devices._spread import arrays_of, spread_over
+from ._joined import joined
 from ._numbers import real_dtype, to_length, widen
 from ._squares import (
     far_sum,
     is_sound,
     length_and_cosine,
     length_of,
+    product,
     real_parts,
     root,
     scales,
@@ -46,7 +48,7 @@ def norm(tree: PyTree, like: PyTree = None) -> Float[Array, ""]:
     parts, spread = zip(*pairs, strict=True)
     if any(spread):
         return _spread_norm(parts, spread, dtype)
-    return length_of(parts)
+    return length_of(joined(parts))
 
 
 def plain_norm(tree: PyTree, like: PyTree = None) -> Float[Array, ""]:
@@ -63,11 +65,13 @@ def inner(a: PyTree, b: PyTree, like: PyTree = None) -> Float[Array, ""]:
     Of numbers that aren't extreme, as those of a `unit`; `like` as in `norm`.
     """
     dtype, spread = real_dtype(a), _spread(a, like)
+    if not any(spread):
+        return product(joined(_parts(a, dtype)), joined(_parts(b, dtype)))
     terms = [
         jnp.sum(jnp.real(jnp.conj(widen(x)) * widen(y))).astype(dtype)
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     ]
-    return _summed(terms, spread) if terms else jnp.zeros((), dtype)
+    return _summed(terms, spread)
 
 
 def unit(tree: PyTree, length: Float[Array, ""]) -> PyTree:
@@ -88,8 +92,7 @@ def norm_and_cosine(
         length = norm(a, like)
         return length, inner(unit(a, length), unit(b, norm(b, like)), like)
     dtype = real_dtype([a, b])
-    ours = [part for x in jax.tree.leaves(a) for part in real_parts(x, dtype)]
-    theirs = [part for x in jax.tree.leaves(b) for part in real_parts(x, dtype)]
+    ours, theirs = joined(_parts(a, dtype)), joined(_parts(b, dtype))
     if not ours:
         return jnp.zeros((), dtype), jnp.zeros((), dtype)
     return length_and_cosine(ours, theirs)
@@ -138,6 +141,10 @@ def _spread_norm(parts: Sequence[Array], spread: Spread, dtype: Any) -> Float[Ar
     _, up, down = by
     rescaled = jnp.where(squares < 1, root(of_small) / up, root(of_large) / down)
     return jnp.where(is_sound(squares), root(squares), rescaled)
+
+
+def _parts(tree: PyTree, dtype: Any) -> list[Array]:
+    return [part for x in jax.tree.leaves(tree) for part in real_parts(x, dtype)]
 
 
 def _spread(tree: PyTree, like: PyTree) -> Spread:

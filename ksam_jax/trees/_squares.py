@@ -53,7 +53,7 @@ def _by_largest(parts: Parts) -> Float[Array, ""]:
 def _(primals: tuple[Parts], tangents: tuple[Parts]) -> tuple[Array, Array]:
     ((parts,), (rates,)) = primals, tangents
     length = length_of(parts)
-    return length, _product(to_length(parts, length, 1.0), rates)
+    return length, product(to_length(parts, length, 1.0), rates)
 
 
 @jax.custom_jvp
@@ -63,7 +63,7 @@ def length_and_cosine(
     """Of our parts the length, and of the angle to theirs the cosine; zero if one is."""
     length, other = length_of(ours), length_of(theirs)
     (ours, mine), (theirs, their) = _near_one(ours, length), _near_one(theirs, other)
-    return length, ratio(_product(ours, theirs), mine * their)
+    return length, ratio(product(ours, theirs), mine * their)
 
 
 @length_and_cosine.defjvp
@@ -78,15 +78,15 @@ def _(primals: Any, tangents: Any) -> Any:
         rest = [v - cosine * u for u, v in zip(unit, to, strict=True)]
         return to_length(rest, length, 1.0)
 
-    turned = _product(across(our_unit, their_unit, length), our_rates)
-    turned += _product(across(their_unit, our_unit, other), their_rates)
-    return (length, cosine), (_product(our_unit, our_rates), turned)
+    turned = product(across(our_unit, their_unit, length), our_rates)
+    turned += product(across(their_unit, our_unit, other), their_rates)
+    return (length, cosine), (product(our_unit, our_rates), turned)
 
 
 def sum_of_squares(parts: Parts, scale: Array) -> Float[Array, ""]:
     """Of real numbers, each times `scale` before it is squared."""
     parts = [x * scale for x in parts]
-    return _product(parts, parts)
+    return product(parts, parts)
 
 
 # Compiled as one: of infinities it makes NaN on the way, which `jax_debug_nans` looks for.
@@ -179,6 +179,8 @@ def _to_one(length: Float[Array, ""]) -> Float[Array, ""]:
     return 1 / jnp.clip(length, tiny, 1 / tiny)
 
 
-def _product(ours: Parts, theirs: Parts) -> Float[Array, ""]:
-    """The inner product."""
+def product(ours: Parts, theirs: Parts) -> Float[Array, ""]:
+    """The inner product, zero of no parts."""
+    if not ours:
+        return jnp.zeros(())
     return jnp.sum(jnp.stack([jnp.sum(x * y) for x, y in zip(ours, theirs, strict=True)]))
