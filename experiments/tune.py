@@ -40,7 +40,9 @@ CHANGED = (
     "train_examples",
     "epochs",
     "learning_rate",
+    "weight_decay",
     "rho",
+    "norm",
     "batch_size",
     "dtype",
     "pretrained",
@@ -65,7 +67,9 @@ class Config(distributed.Options):
     ] = None
     epochs: Annotated[int | None, arg(help="None: the config's.")] = None
     learning_rate: Annotated[float | None, arg(help="None: the config's.")] = None
+    weight_decay: Annotated[float | None, arg(help="None: the config's.")] = None
     rho: Annotated[float | None, arg(help="None: the config's.")] = None
+    norm: Annotated[str | None, arg(help="None: the config's.")] = None
     batch_size: Annotated[int | None, arg(help="None: the config's.")] = None
     dtype: Annotated[str | None, arg(help="None: the config's.")] = None
     pretrained: Annotated[

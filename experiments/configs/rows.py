@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 from experiments.configs.cifar import CIFAR
+from experiments.configs.cifar_part import PART
 from experiments.configs.digits import DIGITS
 from experiments.configs.experiment import Row
 from experiments.configs.fashion import FASHION_MNIST
@@ -30,7 +31,9 @@ def by_name(rows: Iterable[Row]) -> dict[str, Row]:
 
 
 # The quick ones first.
-ROWS = by_name((*DIGITS, *MNIST, *SMALL, *CIFAR, *FASHION_MNIST, *SST2, *GLUE, *IMAGENET))
+ROWS = by_name(
+    (*DIGITS, *MNIST, *SMALL, *PART, *CIFAR, *FASHION_MNIST, *SST2, *GLUE, *IMAGENET)
+)
 
 
 def row(name: str) -> Row:

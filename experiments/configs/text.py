@@ -31,6 +31,8 @@ CHOSEN: dict[str, dict[str, Any]] = {
     # As K-SAM at a quarter; only k was tried for it.
     "k_sam_half": {"learning_rate": 2e-3, "rho": 0.01},
     "k_momentum_sam": {"learning_rate": 1e-3, "rho": 0.03, "decay": 0.6},
+    "k_sam_following": {"learning_rate": 2e-3, "rho": 0.03},
+    "k_momentum_following": {"learning_rate": 2e-3, "rho": 0.03, "decay": 0.9},
 }
 
 ORIGIN = (

@@ -114,7 +114,7 @@ def _run(runner: _Runner, end: int) -> None:
     for _ in range(runner.laps[-1].step if runner.laps else 0, end):
         rows = _rows(runner.job, runner.batches)
         runner.state, note = runner.step(runner.state, rows, seed)
-        notes.append((note.examples, note.perturbation_norm))
+        notes.append((note.examples, note.perturbation_norm, note.sharpness))
     jax.block_until_ready(runner.state)
     runner.seconds += time.perf_counter() - began
     score = judging.on_validation(runner.job, runner.state)
@@ -123,11 +123,13 @@ def _run(runner: _Runner, end: int) -> None:
     runner.laps.append(Lap(end, runner.seconds, score, share, kinds))
 
 
-def _kinds(notes: Sequence[tuple[jax.Array, jax.Array]]) -> tuple[Steps, ...]:
-    shares, radii = np.asarray(jax.device_get(notes)).T
+def _kinds(notes: Sequence[tuple[jax.Array, ...]]) -> tuple[Steps, ...]:
+    shares, radii, rises = np.asarray(jax.device_get(notes)).T
     # A baseline that is no method knows neither: it takes all, and doesn't climb.
     shares = np.where(shares <= 1, shares, 1.0).round(6)
     climbs = (radii > 0) & (radii < UNKNOWN)
+    # With `info="losses"` no radius is known, but without a climb no loss rises at all.
+    climbs |= (radii == UNKNOWN) & (rises != 0) & (rises != UNKNOWN)
     counts = Counter(zip(shares.tolist(), climbs.tolist(), strict=True))
     return tuple(Steps(*kind, number) for kind, number in sorted(counts.items()))
 

@@ -15,7 +15,7 @@ from experiments import race
 from experiments.configs.rows import ROWS
 from experiments.processes import sharded
 from experiments.racing import entries, laps, operations, page, summary, together
-from experiments.racing.laps import Lap
+from experiments.racing.laps import UNKNOWN, Lap
 from experiments.results import output, plots
 from experiments.results.plots import lines
 from experiments.shell import cli
@@ -112,11 +112,30 @@ def test_operations_are_of_the_steps_that_there_were(first):
     assert counted["k_sam_following"] < counted["sgd"]
 
 
+def test_a_climb_shows_in_the_radius_or_else_in_the_losses():
+    """Share, radius and rise of each step: known or not, with a climb or without."""
+    notes = [
+        (0.25, 0.05, 0.3),
+        (0.25, 0.05, 0.0),
+        (0.25, 0.0, 0.0),
+        (0.25, UNKNOWN, -0.1),
+        (0.25, UNKNOWN, 0.0),
+        (UNKNOWN, UNKNOWN, UNKNOWN),
+    ]
+    kinds = laps._kinds([tuple(map(np.float32, note)) for note in notes])
+    assert {tuple(kind) for kind in kinds} == {
+        (0.25, True, 3),
+        (0.25, False, 2),
+        (1.0, False, 1),
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "kinds", "least", "most"),
     [
         ("k_sam_following", [(0.25, False, 1)], 0.55, 0.6),
         ("k_sam_following", [(0.25, True, 1)], 0.75, 0.85),
+        ("k_sam_losses", [(0.25, True, 1)], 0.74, 0.83),
         # A forward pass of all, a backward pass of a quarter: without a climb nearly.
         ("k_momentum_following", [(0.25, True, 1)], 0.55, 0.6),
         ("k_sam_following", [(1.0, False, 1)], 0.99, 1.06),
