@@ -10,6 +10,9 @@ examples aren't looked at.
 Writes OUT/TABLE/race.json and race.png. What is done isn't repeated: the same command again
 goes on behind the last seed that was finished, and a finished race with more --seeds too.
 
+With METHOD:half among --methods that method has half of the epochs, as `half` has them of
+the baseline: a better method can be as good in fewer.
+
 Example: python -m experiments.race --table mnist_1000 --seeds 3 --data-dir DIR
 """
 
@@ -64,7 +67,7 @@ class Config:
             + ", ".join(
                 f"{name} (the baseline on {c.label})" for name, c in entries.CUTS.items()
             )
-            + ".",
+            + "; METHOD:half and so on is a method likewise.",
         ),
     ] = entries.DEFAULT
     seeds: Annotated[int, arg(help="Races, with seeds 0, 1, ...")] = 3

@@ -153,7 +153,7 @@ def le_sam(rho=RHO, mask=None, perturbed_dtype=None):
     return ksam_jax.le_sam(sigma=rho, max_rho=None, **common)
 
 
-# Of a mean over the chosen, since the perturbation is read off the gradient of a bowl.
+# As published, a mean over the chosen; the default is another row.
 esam = functools.partial(ksam_jax.esam, mean_over="chosen")
 esam_tensor = functools.partial(esam, mask_per="tensor")
 momentum_sam = functools.partial(ksam_jax.momentum_sam, decay=0.9)
@@ -177,6 +177,7 @@ TABLE = {
     "k_sam_shared": Row(k_sam, ("k", "skip"), climbs_on_all=False, keep="all"),
     "esam": Row(esam, ("gamma",), True),
     "esam_tensor_shared": Row(esam_tensor, ("gamma",), True, keep="all"),
+    "esam_over_batch": Row(ksam_jax.esam, ("gamma",), True, keep="all"),
     "f_sam": Row(ksam_jax.f_sam),
     "momentum_sam": Row(momentum_sam, climbs_on_all=False),
     "k_momentum_sam_shared": Row(
@@ -215,8 +216,9 @@ ON_ALL = [name for name, row in TABLE.items() if row.climbs_on_all]
 NOT_ON_ALL = [n for n, row in TABLE.items() if not row.climbs_on_all and n != "warmed_up"]
 # Its count, and with it a schedule, begins a step later.
 FROM_THE_START = [name for name in TABLE if name != "warmed_up"]
-# What comes out of the others is the gradient at the perturbed weights.
-UNCOMBINED = [name for name in TABLE if name != "gsam"]
+# What comes out of the others is the mean gradient at the perturbed weights, of which the
+# perturbation can be read off in a bowl.
+UNCOMBINED = [name for name in TABLE if name not in ("gsam", "esam_over_batch")]
 ON_NONE = ["momentum_sam", "k_momentum_sam_shared", "adaptive_momentum_sam"]
 SEEDED = [name for name, row in TABLE.items() if row.takes_seed]
 DETERMINISTIC = [name for name in TABLE if name not in (*SEEDED, "custom")]

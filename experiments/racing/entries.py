@@ -1,4 +1,7 @@
-"""Who takes part: methods at the baseline's settings, and the baseline cut to a share."""
+"""Who takes part: methods at the baseline's settings, and what is cut to a share.
+
+`half` is the baseline on half of the epochs, and `k_sam_following:half` that method.
+"""
 
 import dataclasses
 from typing import NamedTuple
@@ -10,10 +13,10 @@ from experiments.shell.cli import UsageError, one_of
 
 
 class Cut(NamedTuple):
-    """The baseline at a share of its cost, as a sceptic would have it.
+    """The baseline, or a method, at a share of its cost.
 
     Attributes:
-      label: what tables call it, behind the baseline's.
+      label: what tables call it, behind the baseline's or the method's.
       share: of the passes over the training examples.
       of_batch: the same share of the batch, so that the number of steps stays.
     """
@@ -32,46 +35,67 @@ CUTS = {
 DEFAULT = ("sam", "k_sam_following", "k_momentum_following", "half")
 
 
+class Parts(NamedTuple):
+    """What a name says: the method, None for the baseline, and how it is cut, if it is."""
+
+    method: str | None
+    cut: Cut | None
+
+
+def parts(name: str) -> Parts:
+    """What a name is made of.
+
+    Raises:
+      UsageError: if there is no such method or cut.
+    """
+    if name in CUTS:
+        return Parts(None, CUTS[name])
+    method, is_cut, cut = name.partition(":")
+    one_of("method", method, (*METHODS, *CUTS))
+    return Parts(method, CUTS[one_of("cut", cut, CUTS)] if is_cut else None)
+
+
 def label(name: str, baseline: str) -> str:
     """What tables and pictures call it."""
-    if name in CUTS:
-        return f"{METHODS[baseline].label}, {CUTS[name].label}"
-    return METHODS[name].label
+    method, cut = parts(name)
+    found = METHODS[method or baseline].label
+    return f"{found}, {cut.label}" if cut else found
 
 
 def entry(name: str, base: Experiment, rho: float | None) -> Experiment:
     """What it trains.
 
     Args:
-      name: a method, or one of `CUTS`.
+      name: a method, one of `CUTS`, or both as METHOD:CUT.
       base: the baseline's experiment.
       rho: of methods with a radius; None: each method's default.
 
     Raises:
       UsageError: if there is none of that name, or its share of the epochs isn't whole.
     """
-    one_of("method", name, (*METHODS, *CUTS))
-    if name in CUTS:
-        return _cut(name, base)
-    takes_it = "rho" in METHODS[name].takes
-    own = dict.fromkeys(OWN) | {"rho": rho if takes_it else None}
-    return dataclasses.replace(base, method=name, **own)
+    method, cut = parts(name)
+    if method is not None:
+        takes_it = "rho" in METHODS[method].takes
+        own = dict.fromkeys(OWN) | {"rho": rho if takes_it else None}
+        base = dataclasses.replace(base, method=method, **own)
+    return _cut(name, cut, base) if cut else base
 
 
-def _cut(name: str, base: Experiment) -> Experiment:
-    share, of_batch = CUTS[name].share, CUTS[name].of_batch
-    epochs = share * base.epochs
+def _cut(name: str, cut: Cut, base: Experiment) -> Experiment:
+    epochs = cut.share * base.epochs
     if epochs % 1:
         raise UsageError(
-            f"--methods {name} takes {share:g} of {base.epochs} epochs, which must be a "
-            f"whole number; leave it out, or pass other --epochs"
+            f"--methods {name} takes {cut.share:g} of {base.epochs} epochs, which must be "
+            f"a whole number; leave it out, or pass other --epochs"
         )
-    size = round(share * base.batch_size) if of_batch else base.batch_size
+    size = round(cut.share * base.batch_size) if cut.of_batch else base.batch_size
     return dataclasses.replace(base, epochs=int(epochs), batch_size=size)
 
 
 def mark(name: str, baseline: str) -> tuple[str, str]:
     """Its colour and marker in pictures."""
-    if name in CUTS:
-        return BLACK, "^v<"[list(CUTS).index(name)]
-    return METHODS[name].colour, METHODS[name].marker
+    method, cut = parts(name)
+    marker = "^v<"[list(CUTS.values()).index(cut)] if cut else None
+    if method is None:
+        return BLACK, marker or METHODS[baseline].marker
+    return METHODS[method].colour, marker or METHODS[method].marker

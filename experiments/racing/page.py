@@ -124,7 +124,7 @@ def draw(content: Race, path: Path) -> None:
     """Writes the picture: the mean over the seeds, against the median time."""
     about = (
         f"{content['title']}, {len(content['seeds'])} seeds, all at {_baseline(content)}'s "
-        f"settings, in turns on one machine.\nDashed: where {_baseline(content)} ends."
+        f"settings.\nIn turns on one machine. Dashed: where {_baseline(content)} ends."
     )
     heading = f"Who is first at {_baseline(content)}'s accuracy?"
     lines = curves(content)

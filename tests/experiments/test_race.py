@@ -13,6 +13,7 @@ from rich.console import Console
 
 from experiments import race
 from experiments.configs.rows import ROWS
+from experiments.methods.palette import BLACK
 from experiments.processes import sharded
 from experiments.racing import entries, laps, operations, page, summary, together
 from experiments.racing.laps import UNKNOWN, Lap
@@ -394,6 +395,8 @@ def test_the_picture_of_all_says_of_what_it_is_made(tmp_path):
         (("--seeds", 0), "--seeds must be at least 1; got 0"),
         (("--epochs", 1), "half takes 0.5 of 1 epochs, which must be a whole number"),
         (("--rho", -1), "rho must be"),
+        (("--methods", "sam:haf"), "unknown cut 'haf'; did you mean 'half'?"),
+        (("--methods", "sma:half"), "unknown method 'sma'; did you mean 'sam'?"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_done(options, words, capsys, tmp_path):
@@ -409,3 +412,12 @@ def test_every_cut_costs_less_and_says_what_it_is():
         seen = made.epochs / base.epochs
         assert seen == cut.share < 1
         assert cut.label in entries.label(name, "sgd")
+        assert entries.mark(name, "sgd")[0] == BLACK
+        its = entries.entry(f"k_sam_following:{name}", base, 0.1)
+        assert (its.method, its.rho) == ("k_sam_following", 0.1)
+        assert (its.epochs, its.batch_size) == (made.epochs, made.batch_size)
+        shown = entries.label(f"k_sam_following:{name}", "sgd")
+        assert shown == f"K-SAM, k follows training, {cut.label}"
+        colour, marker = entries.mark(f"k_sam_following:{name}", "sgd")
+        assert colour == entries.mark("k_sam_following", "sgd")[0]
+        assert marker == entries.mark(name, "sgd")[1]

@@ -50,10 +50,15 @@ class Curve(NamedTuple):
     high: Float[np.ndarray, " n"] | None = None
 
 
-def beside_names(note: str) -> tuple[Figure, Axes]:
-    """A picture with room for names at the right, and for titles above."""
+def beside_names(note: str, curves: Sequence[Curve] = ()) -> tuple[Figure, Axes]:
+    """A picture with room for names at the right, and for titles above.
+
+    Higher than others if these curves have too many names for it.
+    """
     figure = style.figure()
-    left, bottom = 0.095, 0.11
+    names = sum(_inches_of(_broken(curve.label)) for curve in curves)
+    figure.set_figheight(max(figure.get_figheight(), names / 0.85 + style.head(note)))
+    left, bottom = 0.095, 0.726 / figure.get_figheight()
     size = 0.625, style.below(figure, note) - bottom
     return figure, figure.add_axes((left, bottom, *size))
 
@@ -125,7 +130,7 @@ def name(axes: Axes, curves: Sequence[Curve], *, at_ends: bool = True) -> None:
     """
     width, height = _inches(axes)
     texts = [_broken(curve.label) for curve in curves]
-    heights = [(text.count("\n") + 1) * LINE * SIZE / 72 / height for text in texts]
+    heights = [_inches_of(text) / height for text in texts]
     ends = [_end(axes, curve) for curve in curves]
     listed = (1 - np.cumsum(heights)).tolist()
     places = spread(ends if at_ends else listed, heights)
@@ -155,6 +160,11 @@ def _broken(label: str) -> str:
     wrapper = textwrap.TextWrapper(LETTERS, break_long_words=False, break_on_hyphens=False)
     kept = label.replace(" = ", GLUED)
     return "\n".join(map(wrapper.fill, kept.split("\n"))).replace(GLUED, " = ")
+
+
+def _inches_of(text: str) -> float:
+    """How high a name is."""
+    return (text.count("\n") + 1) * LINE * SIZE / 72
 
 
 def _inches(axes: Axes) -> tuple[float, float]:

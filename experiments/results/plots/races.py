@@ -26,7 +26,7 @@ def race(curves: Sequence[Curve], path: Path, *, title: str, note: str, y: str) 
       note: lines below it.
       y: what is drawn.
     """
-    figure, axes = lines.beside_names(note)
+    figure, axes = lines.beside_names(note, curves)
     style.frame(axes, f"share of {curves[0].label}'s time", y)
     _run(axes, curves)
     lines.name(axes, curves)
