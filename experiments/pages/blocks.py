@@ -160,6 +160,12 @@ RESULTS = (
     ),
     Block(
         DOCS / "results.md",
+        "noise-own",
+        _at_noise("digits_900", 0, 0.1, 0.2, 0.4, kind="own-noise"),
+        renders.mislabelled,
+    ),
+    Block(
+        DOCS / "results.md",
         "noise-at-sgd",
         _at_noise("digits_900", 0, 0.1, 0.2, 0.4, kind="sgd-noise"),
         renders.mislabelled,
