@@ -85,7 +85,9 @@ def test_vectors_of_all_kinds_are_summed_together_with_one_device(devices):
         return leaf.view("f") if np.iscomplexobj(leaf) else leaf.astype("f")
 
     a, b = leaves(), leaves()
-    x, y = (np.float64(np.concatenate([*map(real, jax.tree.leaves(t))])) for t in (a, b))
+    x, y = (
+        np.concatenate([*map(real, jax.tree.leaves(t))]).astype(np.float64) for t in (a, b)
+    )
     assert float(norm(a)) == pytest.approx(np.linalg.norm(x), rel=1e-6)
     assert float(inner(a, b)) == pytest.approx(x @ y, rel=1e-5)
     expected = x @ y / np.linalg.norm(x) / np.linalg.norm(y)

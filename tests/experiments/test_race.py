@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
@@ -123,7 +124,7 @@ def test_a_climb_shows_in_the_radius_or_else_in_the_losses():
         (0.25, UNKNOWN, 0.0),
         (UNKNOWN, UNKNOWN, UNKNOWN),
     ]
-    kinds = laps._kinds([tuple(map(np.float32, note)) for note in notes])
+    kinds = laps._kinds([tuple(map(jnp.float32, note)) for note in notes])
     assert {tuple(kind) for kind in kinds} == {
         (0.25, True, 3),
         (0.25, False, 2),
