@@ -42,7 +42,7 @@ RACED = {
     f"race-{IMAGES}": f"{IMAGES}_1000",
     f"race-{IMAGES}-5000": f"{IMAGES}_5000",
     "race-sst2": "sst2_transformer",
-    "race-cifar10": "cifar10_resnet8",
+    "race-cifar10": "cifar10_10000",
 }
 AT_SGDS = (SMALL, IMAGES, f"{IMAGES}_5000")
 DOCS = Path("docs")
@@ -75,6 +75,7 @@ BESIDE = {
     "baseline-0.12": ("mlp", "mlp_small", "vit"),
 }
 MORE_RACES = {
+    "race-cifar10-unsearched": "cifar10_resnet8",
     "race-cifar10-group": "cifar10_resnet8_group",
     "race-cifar10-long": "cifar10_resnet8_long",
 }
@@ -138,6 +139,12 @@ RESULTS = (
         DOCS / "results.md",
         "sst2",
         _compared("reproduce/sst2_transformer"),
+        renders.reproduced,
+    ),
+    Block(
+        DOCS / "results.md",
+        "sst2-own",
+        _compared("reproduce/sst2_searched"),
         renders.reproduced,
     ),
     Block(
