@@ -46,7 +46,7 @@ ROWS = (
     ),
     Method(
         "k_sam_losses",
-        "K-SAM, losses told",
+        "K-SAM, k follows, losses told",
         partial(ksam_jax.k_sam, info="losses"),
         ("rho",),
         VERMILLION,
@@ -57,7 +57,7 @@ ROWS = (
     ),
     Method(
         "k_momentum_losses",
-        "K-Momentum-SAM, losses told",
+        "K-Momentum-SAM, k follows, losses told",
         partial(ksam_jax.k_momentum_sam, info="losses"),
         ("rho", "decay"),
         VERMILLION,
