@@ -99,6 +99,23 @@ def test_vectors_of_all_kinds_are_summed_together_with_one_device(devices):
     assert sums == {1: 3, 8: 11}[devices] + 1
 
 
+def test_leaves_on_a_mesh_of_one_device_stay_apart(monkeypatch):
+    """Their types say how they are spread, and JAX doesn't join them."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    mesh = jax.make_mesh((1,), ("x",), devices=jax.devices()[:1])
+    values = {"b": jnp.full(4, 3.0), "c": jnp.full(4, 4.0), "d": jnp.zeros(3)}
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(values["b"], jax.NamedSharding(mesh, jax.P("x")))
+        found = jax.jit(norm)(values | {"b": spread})
+    assert float(found) == pytest.approx(10)
+    # Without the mesh the type alone says so.
+    assert float(jax.jit(lambda t: norm(t))({"b": spread, "e": spread})) == pytest.approx(
+        np.sqrt(72)
+    )
+    nothing = inner({}, {})
+    assert (float(nothing), nothing.dtype) == (0, jnp.float32)
+
+
 @pytest.mark.usefixtures("devices")
 def test_each_row_of_a_vmap_has_a_scale_of_its_own():
     rows = [tree(number, size) for number, size in enumerate(SIZES)]

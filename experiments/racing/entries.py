@@ -51,7 +51,7 @@ def parts(name: str) -> Parts:
     if name in CUTS:
         return Parts(None, CUTS[name])
     method, is_cut, cut = name.partition(":")
-    one_of("method", method, (*METHODS, *CUTS))
+    one_of("method", method, METHODS if is_cut else (*METHODS, *CUTS))
     return Parts(method, CUTS[one_of("cut", cut, CUTS)] if is_cut else None)
 
 

@@ -125,11 +125,13 @@ def _run(runner: _Runner, end: int) -> None:
 
 def _kinds(notes: Sequence[tuple[jax.Array, ...]]) -> tuple[Steps, ...]:
     shares, radii, rises = np.asarray(jax.device_get(notes)).T
+    is_known = shares <= 1
     # A baseline that is no method knows neither: it takes all, and doesn't climb.
-    shares = np.where(shares <= 1, shares, 1.0).round(6)
+    shares = np.where(is_known, shares, 1.0).round(6)
     climbs = (radii > 0) & (radii < UNKNOWN)
     # With `info="losses"` no radius is known, but without a climb no loss rises at all.
-    climbs |= (radii == UNKNOWN) & (rises != 0) & (rises != UNKNOWN)
+    # With a climb the rise isn't known either, if nothing ran before it.
+    climbs |= (radii == UNKNOWN) & (rises != 0) & is_known
     counts = Counter(zip(shares.tolist(), climbs.tolist(), strict=True))
     return tuple(Steps(*kind, number) for kind, number in sorted(counts.items()))
 

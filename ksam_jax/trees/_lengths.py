@@ -64,7 +64,9 @@ def inner(a: PyTree, b: PyTree, like: PyTree = None) -> Float[Array, ""]:
 
     Of numbers that aren't extreme, as those of a `unit`; `like` as in `norm`.
     """
-    dtype, spread = real_dtype(a), _spread(a, like)
+    dtype, spread = real_dtype([a, b]), _spread(a, like)
+    if not spread:
+        return jnp.zeros((), dtype)
     if not any(spread):
         return product(joined(_parts(a, dtype)), joined(_parts(b, dtype)))
     terms = [

@@ -180,7 +180,5 @@ def _to_one(length: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def product(ours: Parts, theirs: Parts) -> Float[Array, ""]:
-    """The inner product, zero of no parts."""
-    if not ours:
-        return jnp.zeros(())
+    """The inner product."""
     return jnp.sum(jnp.stack([jnp.sum(x * y) for x, y in zip(ours, theirs, strict=True)]))

@@ -121,12 +121,13 @@ def test_a_climb_shows_in_the_radius_or_else_in_the_losses():
         (0.25, 0.05, 0.0),
         (0.25, 0.0, 0.0),
         (0.25, UNKNOWN, -0.1),
+        (0.25, UNKNOWN, UNKNOWN),
         (0.25, UNKNOWN, 0.0),
         (UNKNOWN, UNKNOWN, UNKNOWN),
     ]
     kinds = laps._kinds([tuple(map(jnp.float32, note)) for note in notes])
     assert {tuple(kind) for kind in kinds} == {
-        (0.25, True, 3),
+        (0.25, True, 4),
         (0.25, False, 2),
         (1.0, False, 1),
     }
@@ -397,6 +398,7 @@ def test_the_picture_of_all_says_of_what_it_is_made(tmp_path):
         (("--epochs", 1), "half takes 0.5 of 1 epochs, which must be a whole number"),
         (("--rho", -1), "rho must be"),
         (("--methods", "sam:haf"), "unknown cut 'haf'; did you mean 'half'?"),
+        (("--methods", "half:half"), "unknown method 'half'"),
         (("--methods", "sma:half"), "unknown method 'sma'; did you mean 'sam'?"),
     ],
 )
