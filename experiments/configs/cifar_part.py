@@ -7,7 +7,7 @@ own.
 from dataclasses import replace
 from typing import Any
 
-from experiments.configs.experiment import Row
+from experiments.configs.searched import tuned
 from experiments.configs.small import SGD
 
 BASE = replace(SGD, epochs=10, train_examples=10_000)
@@ -26,12 +26,4 @@ ORIGIN = (
     "doesn't climb here."
 )
 
-PART = tuple(
-    Row(
-        name=f"cifar10_10000_{method}",
-        experiment=replace(BASE, method=method, **chosen),
-        published=None,
-        origin=ORIGIN,
-    )
-    for method, chosen in CHOSEN.items()
-)
+PART = tuple(tuned("cifar10_10000", BASE, CHOSEN, ORIGIN))

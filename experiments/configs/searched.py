@@ -1,6 +1,10 @@
-"""Rows whose hyperparameters our own search chose: read from its file, not typed again."""
+"""Rows whose hyperparameters our own searches chose.
 
-from collections.abc import Iterable
+Those of `experiments.search` are read from its file, not typed again; those that
+`experiments.tune` ranked are typed, since it ranks one setting at a time.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +41,22 @@ def rows(
                 published=None,
                 origin=_origin(choices.settings, remark),
             )
+
+
+def tuned(
+    prefix: str, base: Experiment, chosen: Mapping[str, dict[str, Any]], origin: str
+) -> Iterable[Row]:
+    """A row for each method with what was chosen for it by hand.
+
+    Args:
+      prefix: of the names.
+      base: all but the method and what was chosen for it.
+      chosen: by the method.
+      origin: of all of them; see `Row`.
+    """
+    for method, values in chosen.items():
+        what = replace(base, method=method, **values)
+        yield Row(f"{prefix}_{method}", what, published=None, origin=origin)
 
 
 def _origin(settings: Settings, remark: str) -> str:

@@ -1,9 +1,9 @@
 """SST-2 from scratch: a small transformer, for two processor cores."""
 
-from dataclasses import replace
 from typing import Any
 
-from experiments.configs.experiment import Experiment, Row
+from experiments.configs.experiment import Experiment
+from experiments.configs.searched import tuned
 
 ADAMW = Experiment(
     dataset="glue/sst2",
@@ -57,21 +57,9 @@ SEARCHED_ORIGIN = (
     "at the border. Radius, decay and weight decay of K-Momentum-SAM weren't searched."
 )
 
-
-def _rows(prefix: str, settings: dict[str, dict[str, Any]], origin: str) -> tuple[Row, ...]:
-    return tuple(
-        Row(
-            name=f"{prefix}_{method}",
-            experiment=replace(ADAMW, method=method, **chosen),
-            published=None,
-            origin=origin,
-        )
-        for method, chosen in settings.items()
-    )
-
-
 SST2 = (
-    *_rows("sst2_transformer", CHOSEN, ORIGIN),
-    *_rows("sst2_transformer", FOLLOWING, SEARCHED_ORIGIN),
-    *_rows("sst2_searched", SEARCHED, SEARCHED_ORIGIN),
+    *tuned("sst2_transformer", ADAMW, CHOSEN, ORIGIN),
+    # From here the trials of the searched ones begin.
+    *tuned("sst2_transformer", ADAMW, FOLLOWING, SEARCHED_ORIGIN),
+    *tuned("sst2_searched", ADAMW, SEARCHED, SEARCHED_ORIGIN),
 )

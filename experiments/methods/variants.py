@@ -1,5 +1,6 @@
 """The rows behind the main comparison: other sizes, other rankings, and controls."""
 
+from dataclasses import replace
 from functools import partial
 
 import ksam_jax
@@ -19,52 +20,55 @@ from experiments.methods.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY,
 
 REMEMBERED = "how-to/combine.md#remembered-losses-the-cheapest"
 
+K_SAM = Method(
+    "k_sam_following",
+    "K-SAM, k follows training",
+    ksam_jax.k_sam,
+    ("rho",),
+    VERMILLION,
+    "*",
+    "K-SAM",
+    words=Words("`k_sam()`", "hardest, up to 1/3", "as many as carry the loss"),
+    explained=(explained.K_SAM,),
+    at=k_sam_at,
+)
+K_MOMENTUM = Method(
+    "k_momentum_following",
+    "K-Momentum-SAM, k follows training",
+    ksam_jax.k_momentum_sam,
+    ("rho", "decay"),
+    VERMILLION,
+    ">",
+    "K-Momentum",
+    words=Words("`k_momentum_sam()`", "none", "as many as carry the loss"),
+    explained=(explained.MOMENTUM,),
+    at=k_momentum_at,
+)
+
+
+def _losses_told(row: Method, name: str, label: str, marker: str) -> Method:
+    """The same training, whose steps tell neither norms nor the cosine."""
+    at = row.at
+    assert at is not None
+    return replace(
+        row,
+        name=name,
+        label=label,
+        gradient=partial(row.gradient, info="losses"),
+        marker=marker,
+        mark=None,
+        by_default=False,
+        words=None,
+        at=lambda share, climbs: partial(at(share, climbs), info="losses"),
+    )
+
+
 ROWS = (
-    Method(
-        "k_sam_following",
-        "K-SAM, k follows training",
-        ksam_jax.k_sam,
-        ("rho",),
-        VERMILLION,
-        "*",
-        "K-SAM",
-        words=Words("`k_sam()`", "hardest, up to 1/3", "as many as carry the loss"),
-        explained=(explained.K_SAM,),
-        at=k_sam_at,
-    ),
-    Method(
-        "k_momentum_following",
-        "K-Momentum-SAM, k follows training",
-        ksam_jax.k_momentum_sam,
-        ("rho", "decay"),
-        VERMILLION,
-        ">",
-        "K-Momentum",
-        words=Words("`k_momentum_sam()`", "none", "as many as carry the loss"),
-        explained=(explained.MOMENTUM,),
-        at=k_momentum_at,
-    ),
-    Method(
-        "k_sam_losses",
-        "K-SAM, k follows, losses told",
-        partial(ksam_jax.k_sam, info="losses"),
-        ("rho",),
-        VERMILLION,
-        "p",
-        by_default=False,
-        explained=(explained.K_SAM,),
-        at=lambda share, climbs: partial(k_sam_at(share, climbs), info="losses"),
-    ),
-    Method(
-        "k_momentum_losses",
-        "K-Momentum-SAM, k follows, losses told",
-        partial(ksam_jax.k_momentum_sam, info="losses"),
-        ("rho", "decay"),
-        VERMILLION,
-        "P",
-        by_default=False,
-        explained=(explained.MOMENTUM,),
-        at=lambda share, climbs: partial(k_momentum_at(share, climbs), info="losses"),
+    K_SAM,
+    K_MOMENTUM,
+    _losses_told(K_SAM, "k_sam_losses", "K-SAM, k follows, losses told", "p"),
+    _losses_told(
+        K_MOMENTUM, "k_momentum_losses", "K-Momentum-SAM, k follows, losses told", "P"
     ),
     Method(
         "k_sam_over_batch",

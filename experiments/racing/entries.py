@@ -19,17 +19,19 @@ class Cut(NamedTuple):
       label: what tables call it, behind the baseline's or the method's.
       share: of the passes over the training examples.
       of_batch: the same share of the batch, so that the number of steps stays.
+      marker: in pictures, as matplotlib names it.
     """
 
     label: str
     share: float
     of_batch: bool
+    marker: str
 
 
 CUTS = {
-    "three_quarters": Cut("3/4 of the epochs", 3 / 4, of_batch=False),
-    "half": Cut("1/2 of the epochs", 1 / 2, of_batch=False),
-    "half_batch": Cut("1/2 of the batch and epochs", 1 / 2, of_batch=True),
+    "three_quarters": Cut("3/4 of the epochs", 3 / 4, of_batch=False, marker="^"),
+    "half": Cut("1/2 of the epochs", 1 / 2, of_batch=False, marker="v"),
+    "half_batch": Cut("1/2 of the batch and epochs", 1 / 2, of_batch=True, marker="<"),
 }
 # Each against the baseline, SAM, and what costs less than they do.
 DEFAULT = ("sam", "k_sam_following", "k_momentum_following", "half")
@@ -95,7 +97,5 @@ def _cut(name: str, cut: Cut, base: Experiment) -> Experiment:
 def mark(name: str, baseline: str) -> tuple[str, str]:
     """Its colour and marker in pictures."""
     method, cut = parts(name)
-    marker = "^v<"[list(CUTS.values()).index(cut)] if cut else None
-    if method is None:
-        return BLACK, marker or METHODS[baseline].marker
-    return METHODS[method].colour, marker or METHODS[method].marker
+    colour = BLACK if method is None else METHODS[method].colour
+    return colour, cut.marker if cut else METHODS[method or baseline].marker

@@ -40,12 +40,10 @@ def norm(tree: PyTree, like: PyTree = None) -> Float[Array, ""]:
       like: parameters with the same leaves. Where one of them is spread over devices by
         `jax.shard_map`, so is the leaf, and its squares are summed over them.
     """
-    dtype, pairs = real_dtype(tree), []
-    for x, axes in zip(jax.tree.leaves(tree), _spread(tree, like), strict=True):
-        pairs += [(part, axes) for part in real_parts(x, dtype)]
-    if not pairs:
+    dtype = real_dtype(tree)
+    parts, spread = _parts(tree, dtype, like)
+    if not parts:
         return jnp.zeros((), dtype)
-    parts, spread = zip(*pairs, strict=True)
     if any(spread):
         return _spread_norm(parts, spread, dtype)
     return length_of(joined(parts))
@@ -64,16 +62,15 @@ def inner(a: PyTree, b: PyTree, like: PyTree = None) -> Float[Array, ""]:
 
     Of numbers that aren't extreme, as those of a `unit`; `like` as in `norm`.
     """
-    dtype, spread = real_dtype([a, b]), _spread(a, like)
-    if not spread:
+    dtype = real_dtype([a, b])
+    (ours, spread), (theirs, _) = _parts(a, dtype, like), _parts(b, dtype)
+    if not ours:
         return jnp.zeros((), dtype)
-    if not any(spread):
-        return product(joined(_parts(a, dtype)), joined(_parts(b, dtype)))
-    terms = [
-        jnp.sum(jnp.real(jnp.conj(widen(x)) * widen(y))).astype(dtype)
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    ]
-    return _summed(terms, spread)
+    if any(spread):
+        return _summed(
+            [product([x], [y]) for x, y in zip(ours, theirs, strict=True)], spread
+        )
+    return product(joined(ours), joined(theirs))
 
 
 def unit(tree: PyTree, length: Float[Array, ""]) -> PyTree:
@@ -94,10 +91,10 @@ def norm_and_cosine(
         length = norm(a, like)
         return length, inner(unit(a, length), unit(b, norm(b, like)), like)
     dtype = real_dtype([a, b])
-    ours, theirs = joined(_parts(a, dtype)), joined(_parts(b, dtype))
+    (ours, _), (theirs, _) = _parts(a, dtype), _parts(b, dtype)
     if not ours:
         return jnp.zeros((), dtype), jnp.zeros((), dtype)
-    return length_and_cosine(ours, theirs)
+    return length_and_cosine(joined(ours), joined(theirs))
 
 
 def all_finite(tree: PyTree, like: PyTree = None) -> Bool[Array, ""]:
@@ -145,8 +142,14 @@ def _spread_norm(parts: Sequence[Array], spread: Spread, dtype: Any) -> Float[Ar
     return jnp.where(is_sound(squares), root(squares), rescaled)
 
 
-def _parts(tree: PyTree, dtype: Any) -> list[Array]:
-    return [part for x in jax.tree.leaves(tree) for part in real_parts(x, dtype)]
+def _parts(tree: PyTree, dtype: Any, like: PyTree = None) -> tuple[list[Array], Spread]:
+    """The real numbers of all leaves, and the axes that those of each are spread over."""
+    pairs = [
+        (part, axes)
+        for x, axes in zip(jax.tree.leaves(tree), _spread(tree, like), strict=True)
+        for part in real_parts(x, dtype)
+    ]
+    return [part for part, _ in pairs], [axes for _, axes in pairs]
 
 
 def _spread(tree: PyTree, like: PyTree) -> Spread:
