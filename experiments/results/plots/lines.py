@@ -101,12 +101,20 @@ def looks(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     """Of each line, for matplotlib: told apart without colour as well."""
     styles: list[Any] = []
     for curve in curves:
+        drawn = [*zip(styles, curves, strict=False)]
         alike = [
             taken
-            for taken, other in zip(styles, curves, strict=False)
+            for taken, other in drawn
             if curve.colour == other.colour or curve.marker == other.marker
         ]
-        styles.append(min(STYLES, key=alike.count))
+        # Where both are the same the line alone tells them apart.
+        twins = [
+            taken
+            for taken, other in drawn
+            if (curve.colour, curve.marker) == (other.colour, other.marker)
+        ]
+        order = sorted(STYLES, key=alike.count)
+        styles.append(min(order, key=twins.count))
     common = {"lw": 2.2, "ms": 8, "mec": "white", "mew": 0.7}
     return [
         {"color": curve.colour, "marker": curve.marker, "ls": style, **common}

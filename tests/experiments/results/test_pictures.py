@@ -83,6 +83,15 @@ def test_all_methods_have_legible_names_and_looks_of_their_own(drawn):
     assert len({(look["marker"], look["ls"]) for look in looks}) == len(DEFAULT)
 
 
+def test_curves_of_one_colour_and_marker_differ_in_their_line():
+    """However many others there are between them."""
+    names = ["k_sam", "k_sam_half", "k_sam_following", "k_momentum_following", "k_sam"]
+    looks = lines.looks([curve(name, bowl(1.0)) for name in names])
+    assert len({(look["color"], look["marker"], look["ls"]) for look in looks}) == len(
+        names
+    )
+
+
 def test_curves_and_bands_are_those_that_were_given(drawn):
     sgd, sam = curve("sgd", bowl(3.0)), curve("sam", bowl(1.0))
     plots.loss_slice([sgd, sam], NOWHERE)
