@@ -566,6 +566,34 @@ def test_groups_that_lie_on_several_devices_are_refused_where_types_tell(common)
         jax.jit(step).lower(as_jax(start()), batch)
 
 
+BY_COVERAGE = "k_sam by coverage"
+
+
+@pytest.mark.parametrize("form", ["batch", "all"])
+@pytest.mark.parametrize("name", slow_but(("k_sam", BY_COVERAGE), [*CASES, BY_COVERAGE]))
+def test_explicit_axes_of_one_device_divide_nothing(name, form):
+    """As on a workstation with one accelerator: they need no groups."""
+    method = CASES[name].method if name in CASES else ksam_jax.k_sam
+    run = functools.partial(train, method(), loss_in_form(form))
+    here = jax.make_mesh((1, 8), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(here):
+        params = jax.device_put(as_jax(start()), NamedSharding(here, P()))
+        batches = jax.device_put(stacked(), NamedSharding(here, P(None, "data")))
+        found = jax.device_get(quick_jit(run)(params, batches).params)
+    alone = quick_jit(run)(as_jax(start()), stacked())
+    check_trees_equal(found, alone.params)
+
+
+@pytest.mark.parametrize("n", [1, DEVICES])
+def test_a_mask_lies_where_the_losses_do(n):
+    losses = jnp.array([0.5, 3.0, jnp.nan, 1.0, 0.0, 2.0, 3.0, 0.1])
+    spread = jax.device_put(losses, NamedSharding(mesh(AxisType.Explicit, n), P("data")))
+    for mask in (ksam_jax.top_k_mask, jax.jit(ksam_jax.top_k_mask, static_argnums=1)):
+        found = mask(spread, 3)
+        assert found.tolist() == [0, 1, 0, 0, 0, 1, 1, 0]
+        assert jax.typeof(found).sharding.spec == P("data")
+
+
 def sharded(params: Any, here: Any) -> Any:
     """Along the longest axis of four, over four devices."""
 

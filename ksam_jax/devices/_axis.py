@@ -142,6 +142,12 @@ def whole(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: reshard(x, P()) if any(spec_of(x)) else x, tree)
 
 
+def moved_up(x: Array) -> Array:
+    """Lying along an Explicit axis with its first dimension instead of its second."""
+    _, first, *others = spec_of(x)
+    return reshard(x, P(first, None, *others)) if first else x
+
+
 def placed_as(tree: PyTree, like: PyTree) -> PyTree:
     """Where the leaves of `like` live."""
     return jax.tree.map(
@@ -177,6 +183,11 @@ def spec_of(x: Any) -> P:
 def shards_of(batch: PyTree) -> int:
     """Into how many parts Explicit axes divide the examples."""
     return max(_parts(leaf) for leaf in jax.tree.leaves(batch))
+
+
+def lies_along_axes(batch: PyTree) -> bool:
+    """Whether the examples lie along Explicit axes, be they of one device."""
+    return any(spec_of(leaf)[0] for leaf in jax.tree.leaves(batch))
 
 
 def _parts(leaf: Any) -> int:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..devices._axis import moved_up
 from ..nodes._with_rows import with_rows
 
 
@@ -134,6 +135,9 @@ def join_groups(tree: PyTree) -> PyTree:
 
 
 def _split(leaf: Any, groups: int) -> Array:
+    if groups == 1:
+        # A plain reshape would leave the rows along the axis, if only of one device.
+        return moved_up(leaf[None])
     return leaf.reshape(groups, -1, *leaf.shape[1:])
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..checks import _kinds
+from ..devices._axis import on_mesh_of, placed_as, whole
 from ..loss._rows import Chosen
 from ..trees._numbers import widen
 from . import _counts
@@ -46,10 +47,13 @@ def top_k_mask(losses: Float[Array, " N"], k: Any) -> Float[Array, " N"]:
     """
     losses = _kinds.vector("top_k_mask", "losses", losses)
     count = _counts.example_count("top_k_mask", "k", k).of(losses.shape[0])
-    indices, is_finite = top_k(losses, count)
-    # Where fewer are finite the others are marked by nothing.
-    marks = is_finite.astype(losses.dtype)
-    return jnp.zeros_like(losses).at[indices].set(marks)
+    with on_mesh_of(losses):
+        # JAX ranks nothing that lies along an Explicit axis.
+        known = whole(losses)
+        indices, is_finite = top_k(known, count)
+        # Where fewer are finite the others are marked by nothing.
+        marks = is_finite.astype(losses.dtype)
+        return placed_as(jnp.zeros_like(known).at[indices].set(marks), losses)
 
 
 def top_k(

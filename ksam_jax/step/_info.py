@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..loss._rows import Chosen, weighted_mean
+from ..loss._rows import Chosen, split_groups, weighted_mean
 from ..parts._following import losses_to_carry
 from ..parts._selection import Selection
 from ..trees._lengths import norm, norm_and_cosine
@@ -90,7 +90,7 @@ def what_losses_tell(
     told = *told, *_taken(problem, fall.chosen, losses)
     if method.coverage is not None:
         assert losses is not None
-        parts = widen(losses).reshape(problem.groups, -1)
+        parts = split_groups(widen(losses), problem.groups)
         told = *told, *jnp.mean(jax.vmap(method.coverage.measure)(parts), axis=0)
     return jnp.stack([x.astype(like.loss.dtype) for x in told])
 
@@ -107,8 +107,9 @@ def _taken(
         return share, _unknown()
     # Of each group by itself, as each device does for its own.
     losses = losses_to_carry(losses)
-    mine = jnp.where(counts, chosen.take(losses), 0).reshape(problem.groups, -1)
-    mine, total = jnp.sum(mine, 1), jnp.sum(losses.reshape(problem.groups, -1), 1)
+    mine = jnp.where(counts, chosen.take(losses), 0)
+    parts = split_groups((mine, losses), problem.groups)
+    mine, total = (jnp.sum(x, axis=1) for x in parts)
     carried = jnp.where(total > 0, ratio(mine, total), share.astype(total.dtype))
     return share, jnp.mean(carried)
 
