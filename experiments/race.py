@@ -81,7 +81,9 @@ class Config:
     validation_examples: Annotated[
         int, arg(help="Held out of the training examples, to judge by.")
     ] = 1000
-    norm: Annotated[str, arg(help="batch or group, as in experiments.train.")] = "batch"
+    norm: Annotated[
+        str | None, arg(help="batch or group, as in experiments.train; None: the table's.")
+    ] = None
     data_dir: DataDir = None
     out: Annotated[
         Path, arg(metavar="DIR", help="Results go into a folder in it, named as the table.")
@@ -117,10 +119,10 @@ def _checked(config: Config) -> tuple[Row, dict[str, Experiment]]:
     base = baseline(config.table)
     changes: dict[str, Any] = {
         name: getattr(config, name)
-        for name in ("epochs", "train_examples", "validation_examples")
+        for name in ("epochs", "train_examples", "validation_examples", "norm")
         if getattr(config, name) is not None
     }
-    start = replace(base.experiment, norm=config.norm, **changes)
+    start = replace(base.experiment, **changes)
     names = dict.fromkeys((start.method, *config.methods))
     found = {name: entries.entry(name, start, config.rho) for name in names}
     for experiment in found.values():

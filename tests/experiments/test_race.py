@@ -74,6 +74,13 @@ def test_all_train_at_the_baseline_s_settings(first):
     assert changed == {"epochs": 1, "batch_size": base["batch_size"] / 2}
 
 
+@pytest.mark.parametrize(("norm", "trained"), [(None, "group"), ("batch", "batch")])
+def test_the_norm_is_the_table_s_unless_it_is_said(norm, trained):
+    config = race.Config("cifar10_10000_group", ("k_sam_following",), norm=norm)
+    _, experiments = race._checked(config)
+    assert {one.norm for one in experiments.values()} == {trained}
+
+
 def test_laps_are_spread_over_each_one_s_own_steps(first):
     (one, _) = read(first / "race.json")["seeds"]
     steps = {name: [lap["step"] for lap in found] for name, found in one.items()}
