@@ -77,6 +77,7 @@ BESIDE = {
 MORE_RACES = {
     "race-cifar10-unsearched": "cifar10_resnet8",
     "race-cifar10-group": "cifar10_resnet8_group",
+    "race-cifar10-group-searched": "cifar10_10000_group",
     "race-cifar10-long": "cifar10_resnet8_long",
 }
 SCALED = (_source(SCALING, "scaling/scaling.json"),)
