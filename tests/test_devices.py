@@ -584,6 +584,45 @@ def test_explicit_axes_of_one_device_divide_nothing(name, form):
     check_trees_equal(found, alone.params)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_chosen_lie_along_the_axis_of_one_device_as_the_batch_does(groups):
+    """A loss that maps over it sees one placement in both passes; who chooses sees none."""
+    here = mesh(AxisType.Explicit, 1)
+    seen = []
+
+    def learn(batch: Any, chosen: Any, losses: Any, state: Any, join: Any) -> Any:
+        seen.extend([chosen.indices.shape, jax.typeof(losses).sharding.spec[0]])
+        return state + jnp.max(join(losses))
+
+    def choose(evidence: Any, state: Any) -> Any:
+        return ksam_jax.Chosen(jnp.argsort(-evidence.first)[:2], jnp.full(2, 0.5)), state
+
+    hardest = ksam_jax.Selection(choose, {"first"}, lambda: jnp.zeros(()), learn)
+    climb = ksam_jax.scale_to_radius(0.1)
+    tx: Any = ksam_jax.sharpness_aware(
+        climb, ascent=hardest, descent=hardest, groups=groups
+    )
+    plain = loss_in_form("batch")
+
+    def mapped(params: Any, batch: Any) -> Any:
+        specs = {"in_specs": (P(), P("data")), "out_specs": P("data")}
+        return jax.shard_map(plain, mesh=here, **specs)(params, batch)
+
+    def step(params: Any, batch: Any, loss_fn: Any) -> Any:
+        return tx.update(None, tx.init(params), params, loss_fn=loss_fn, batch=batch)[0]
+
+    params = as_jax(start())
+    spread = jax.device_put(one_batch(), NamedSharding(here, P("data")))
+    with jax.set_mesh(here):
+        found = jax.jit(functools.partial(step, loss_fn=mapped))(params, spread)
+    check_trees_equal(found, step(params, one_batch(), plain))
+    shape = (2,) if groups == 1 else (2, 2)
+    assert seen == [shape, None] * 2
+    # A batch that is a constant of the step has no mesh but its own.
+    constant = jax.jit(lambda params: step(params, spread, plain))(params)
+    check_trees_equal(constant, found)
+
+
 @pytest.mark.parametrize("n", [1, DEVICES])
 def test_a_mask_lies_where_the_losses_do(n):
     losses = jnp.array([0.5, 3.0, jnp.nan, 1.0, 0.0, 2.0, 3.0, 0.1])

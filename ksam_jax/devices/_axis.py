@@ -142,10 +142,23 @@ def whole(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: reshard(x, P()) if any(spec_of(x)) else x, tree)
 
 
-def moved_up(x: Array) -> Array:
-    """Lying along an Explicit axis with its first dimension instead of its second."""
-    _, first, *others = spec_of(x)
-    return reshard(x, P(first, None, *others)) if first else x
+def undivided(tree: PyTree) -> PyTree:
+    """Rows without the Explicit axes of one device that they lie along.
+
+    Such an axis divides nothing, but JAX can't rank or gather rows that lie along one.
+    """
+    return jax.tree.map(_undivided, tree)
+
+
+def rows_along(x: Array, like: Array) -> Array:
+    """Rows back along the axes of one device that those of `like` lie along."""
+    first = spec_of(like)[0]
+    return reshard(x, P(first, *spec_of(x)[1:])) if first and _parts(like) == 1 else x
+
+
+def _undivided(x: Any) -> Any:
+    first, *others = spec_of(x)
+    return reshard(x, P(None, *others)) if first and _parts(x) == 1 else x
 
 
 def placed_as(tree: PyTree, like: PyTree) -> PyTree:
@@ -166,7 +179,10 @@ def on_mesh_of(batch: PyTree) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
     if isinstance(placed[0], Tracer):
         return jax.sharding.use_abstract_mesh(jax.typeof(placed[0]).sharding.mesh)
-    return jax.set_mesh(placed[0].sharding.mesh)
+    try:
+        return jax.set_mesh(placed[0].sharding.mesh)
+    except ValueError:  # Inside jax.jit, which a batch may be a constant of.
+        return jax.sharding.use_abstract_mesh(jax.typeof(placed[0]).sharding.mesh)
 
 
 def sharding_for(x: Any) -> NamedSharding | None:
@@ -183,11 +199,6 @@ def spec_of(x: Any) -> P:
 def shards_of(batch: PyTree) -> int:
     """Into how many parts Explicit axes divide the examples."""
     return max(_parts(leaf) for leaf in jax.tree.leaves(batch))
-
-
-def lies_along_axes(batch: PyTree) -> bool:
-    """Whether the examples lie along Explicit axes, be they of one device."""
-    return any(spec_of(leaf)[0] for leaf in jax.tree.leaves(batch))
 
 
 def _parts(leaf: Any) -> int:

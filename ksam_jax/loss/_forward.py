@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import _arguments, _kinds
-from ..devices._axis import mean_of_parts
+from ..devices._axis import mean_of_parts, undivided
 from ..trees._numbers import divided
 from ._microbatches import gradient_in_turn, join_microbatches, losses_in_turn
 from ._per_example import PerExample
@@ -44,7 +44,8 @@ class Loss(NamedTuple):
         n = jax.tree.leaves(batch)[0].shape[0]
         args = (params, to_draw_again(batch))
         out = _kinds.called("tx.update", "loss_fn", self.loss_fn, "params and batch", *args)
-        return _arguments.losses_and_aux(out, n, self.has_aux)
+        losses, aux = _arguments.losses_and_aux(out, n, self.has_aux)
+        return undivided(losses), aux
 
     @property
     def is_per_example(self) -> bool:
@@ -194,9 +195,9 @@ def _shared(keep: str | int, loss: Loss, params: PyTree, batch: PyTree) -> Pass:
         mine = chosen.take(losses)
         weights = cotangent(loss.scaled(chosen.row_weights), mine)
         found = pull_back_rows(linear, params, chosen.indices, weights)
-        return loss.unscaled(uphill(found)), mine
+        return loss.unscaled(uphill(found)), undivided(mine)
 
-    return Pass(losses, aux, gradient)
+    return Pass(undivided(losses), aux, gradient)
 
 
 @contextlib.contextmanager

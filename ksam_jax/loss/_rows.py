@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..devices._axis import moved_up
+from ..devices._axis import rows_along, undivided
 from ..nodes._with_rows import with_rows
 
 
@@ -135,9 +135,6 @@ def join_groups(tree: PyTree) -> PyTree:
 
 
 def _split(leaf: Any, groups: int) -> Array:
-    if groups == 1:
-        # A plain reshape would leave the rows along the axis, if only of one device.
-        return moved_up(leaf[None])
     return leaf.reshape(groups, -1, *leaf.shape[1:])
 
 
@@ -146,9 +143,12 @@ def _join(leaf: Any) -> Array:
 
 
 def _taken(leaf: Any, indices: Int[Array, "*groups k"]) -> Array:
+    rows = undivided(leaf)
     if indices.ndim == 1:
-        return _gather(leaf, indices)
-    return _join(jax.vmap(_gather)(_split(leaf, indices.shape[0]), indices))
+        found = _gather(rows, indices)
+    else:
+        found = _join(jax.vmap(_gather)(_split(rows, indices.shape[0]), indices))
+    return rows_along(found, leaf)
 
 
 def _gather(leaf: Any, indices: Int[Array, " k"]) -> Array:

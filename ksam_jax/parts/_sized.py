@@ -58,9 +58,7 @@ def sized(
         n = losses.shape[0]
         skipped = skip.of(n)
         numbers = [min(count.of(n), n - skipped) for count in counts]
-        shares, loss = carried(losses, numbers, skipped), mean_to_follow(losses)
-        # Not by append: its reshape turns along which dimension a group's axis lies.
-        return jnp.concatenate([shares, loss[None]])
+        return jnp.append(carried(losses, numbers, skipped), mean_to_follow(losses))
 
     def climbs(number: int, n: int) -> bool:
         _counts.refuse_unknown(call, "k", coverage, n)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import _arguments, _kinds, _leaves
-from ..devices._axis import GROUPS, Axis, lies_along_axes
+from ..devices._axis import GROUPS, Axis, undivided
 from ..loss._forward import Loss, forward, select_later, weighted
 from ..loss._residuals import depends_on_example
 from ..loss._rows import Chosen, equal_weights, fill_up, fit_to_run, split_groups
@@ -110,22 +110,21 @@ def _choose(
     problem: Problem, selection: Selection, evidence: Evidence, state: Any
 ) -> tuple[Chosen, Any]:
     """What the selection chooses, on each device and in each group for itself."""
-    loss, batch, groups, axis = problem
+    loss, _, groups, axis = problem
     clean, perturbed = jax.lax.stop_gradient((evidence.clean, evidence.perturbed))
     evidence = evidence._replace(clean=clean, perturbed=perturbed)
-    inner = Axis((*axis.names, GROUPS)) if groups > 1 else axis
+    evidence = undivided(evidence)
+    if groups == 1:
+        group = axis.index() if axis.size > 1 else None
+        chosen, state = _asked(selection, evidence._replace(group=group), state)
+    else:
+        inner = Axis((*axis.names, GROUPS))
 
-    def of_group(evidence: Evidence) -> tuple[Chosen, Any]:
-        group = inner.index() if inner.size > 1 else None
-        return _asked(selection, evidence._replace(group=group), state)
+        def of_group(evidence: Evidence) -> tuple[Chosen, Any]:
+            return _asked(selection, evidence._replace(group=inner.index()), state)
 
-    # Examples that lie along an Explicit axis, be it of one device, are a group of their
-    # own: of such rows JAX chooses and gathers none.
-    if groups > 1 or lies_along_axes(batch):
         each_group = jax.vmap(of_group, out_axes=(0, None), axis_name=GROUPS)
         chosen, state = each_group(split_groups(evidence, groups))
-    else:
-        chosen, state = of_group(evidence)
     return fill_up(chosen, loss.num_microbatches), state
 
 

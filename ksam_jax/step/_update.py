@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import _kinds, _leaves
-from ..devices._axis import placed_as, split_aux
+from ..devices._axis import placed_as, split_aux, undivided
 from ..loss._residuals import depends_on_example
 from ..nodes._with_rows import with_rows
 from ..parts._ascent import Ascent
@@ -211,7 +211,7 @@ def _learned(
         return state
     if problem.axis.size > 1:
         _refuse_own_memory(problem, selection, note, state)
-    args = problem.batch, *note, state, problem.axis.gather
+    args = undivided(problem.batch), *note, state, problem.axis.gather
     takes = "the batch, the chosen, their losses, the state and a function"
     after = _kinds.called(selection.call, "learn", selection.learn, takes, *args)
     return _leaves.next_state(selection.call, "learn", after, state)
