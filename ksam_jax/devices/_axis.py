@@ -177,12 +177,11 @@ def on_mesh_of(batch: PyTree) -> contextlib.AbstractContextManager[Any]:
     placed = [x for x in leaves if not jax.typeof(x).sharding.mesh.empty]
     if not placed or not jax.sharding.get_abstract_mesh().empty:
         return contextlib.nullcontext()
-    if isinstance(placed[0], Tracer):
-        return jax.sharding.use_abstract_mesh(jax.typeof(placed[0]).sharding.mesh)
-    try:
-        return jax.set_mesh(placed[0].sharding.mesh)
-    except ValueError:  # Inside jax.jit, which a batch may be a constant of.
-        return jax.sharding.use_abstract_mesh(jax.typeof(placed[0]).sharding.mesh)
+    if not isinstance(placed[0], Tracer):
+        # Inside jax.jit, which a batch may be a constant of, it can't be set.
+        with contextlib.suppress(ValueError):
+            return jax.set_mesh(placed[0].sharding.mesh)
+    return jax.sharding.use_abstract_mesh(jax.typeof(placed[0]).sharding.mesh)
 
 
 def sharding_for(x: Any) -> NamedSharding | None:

@@ -112,8 +112,7 @@ def _choose(
     """What the selection chooses, on each device and in each group for itself."""
     loss, _, groups, axis = problem
     clean, perturbed = jax.lax.stop_gradient((evidence.clean, evidence.perturbed))
-    evidence = evidence._replace(clean=clean, perturbed=perturbed)
-    evidence = undivided(evidence)
+    evidence = undivided(evidence._replace(clean=clean, perturbed=perturbed))
     if groups == 1:
         group = axis.index() if axis.size > 1 else None
         chosen, state = _asked(selection, evidence._replace(group=group), state)
